@@ -1,0 +1,407 @@
+"""The command line's grammar: every command and option in one place. Bodies import what they need when they run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lambdactl.cli.nccl import nccl_app
+
+app = typer.Typer(
+    name="lambdactl",
+    help="Make a rented GPU cluster ready, prove it, and run distributed work on it, from dstack's YAML files.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+fleet_app = typer.Typer(help="Fleets known on this machine.", no_args_is_help=True)
+run_app = typer.Typer(help="One run, for scripts.", no_args_is_help=True)
+playbook_app = typer.Typer(help="The playbooks, by plain ansible-playbook.", no_args_is_help=True)
+sandbox_app = typer.Typer(help="A virtual cluster of containers on this machine.", no_args_is_help=True)
+app.add_typer(fleet_app, name="fleet")
+app.add_typer(run_app, name="run")
+app.add_typer(playbook_app, name="playbook")
+app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(nccl_app, name="nccl")
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Names of the runs submitted from here."""
+    from lambdactl.state import State
+
+    with State() as state:
+        return [name for name in dict.fromkeys(run.name for run in state.runs()) if name.startswith(incomplete)]
+
+
+def complete_fleets(incomplete: str) -> list[str]:
+    """Names of the fleets known here."""
+    from lambdactl.state import State
+
+    with State() as state:
+        return [fleet.name for fleet in state.fleets() if fleet.name.startswith(incomplete)]
+
+
+def complete_playbooks(incomplete: str) -> list[str]:
+    """Names of the playbooks."""
+    from lambdactl import content
+
+    return sorted(file.stem for file in content.path("playbooks").glob(f"{incomplete}*.yml"))
+
+
+FileOption = Annotated[
+    str | None,
+    typer.Option("-f", "--file", metavar="FILE", help="The YAML file; '-' reads standard input. Default: .dstack.yml"),
+]
+YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+FleetOption = Annotated[
+    str | None,
+    typer.Option("--fleet", metavar="NAME|FILE", help="The fleet, by name or file.", autocompletion=complete_fleets),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.", autocompletion=complete_runs)]
+RankOption = Annotated[int | None, typer.Option("--rank", metavar="N", help="Only this rank's log (default: 0).")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every rank's log, each line with its rank.")]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Only what was written since: 30s, 10m, 2h, or 2026-11-23T08:00."),
+]
+LogDirOption = Annotated[
+    Path | None, typer.Option("--log-dir", metavar="DIR", help="Also write byte-complete logs to DIR/rank-N.log.")
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        import lambdactl
+
+        print(f"lambdactl {lambdactl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def apply(
+    file: FileOption = None,
+    yes: YesOption = False,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Task: do not follow the log.")] = False,
+    name: Annotated[str | None, typer.Option("-n", "--name", help="Task: the run's name.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("-e", "--env", metavar="K[=V]", help="Task: set a variable; may be repeated.")
+    ] = None,
+    fleet: FleetOption = None,
+    all_ranks: AllOption = False,
+    max_duration: Annotated[
+        str | None, typer.Option("--max-duration", metavar="TIME", help="Task: stop after this long, such as 2h.")
+    ] = None,
+    node_timeout: Annotated[
+        str, typer.Option("--node-timeout", metavar="TIME", help="Task: how long a node may be out of reach.")
+    ] = "2m",
+    log_dir: LogDirOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Fleet: a dry run by Ansible's check mode, with the diff.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fleet: run every role on every host, converged or not.")
+    ] = False,
+) -> None:
+    """Make a fleet ready, or run a task on one."""
+    from lambdactl.cli import apply as command
+
+    sys.exit(
+        command.run(
+            file,
+            command.Options(
+                yes=yes, detach=detach, name=name, env=tuple(env or ()), fleet=fleet, all_ranks=all_ranks,
+                max_duration=max_duration, node_timeout=node_timeout, log_dir=log_dir, check=check, force=force,
+            ),
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def delete(file: FileOption = None, fleet: FleetOption = None, yes: YesOption = False) -> None:
+    """Tear a fleet down: take away from its hosts exactly what provisioning added."""
+    from lambdactl.cli import delete as command
+
+    sys.exit(command.run(file, fleet, yes=yes))
+
+
+@app.command()
+def ps(
+    all_runs: Annotated[bool, typer.Option("-a", "--all", help="Also the runs that have ended.")] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Keep the list up to date.")] = False,
+    json: JsonOption = False,
+    fleet: FleetOption = None,
+) -> None:
+    """List runs, as the nodes report them."""
+    from lambdactl.cli import ps as command
+
+    sys.exit(command.run(fleet, all_runs=all_runs, watch=watch, as_json=json))
+
+
+@app.command()
+def logs(
+    run: RunArgument,
+    rank: RankOption = None,
+    all_ranks: AllOption = False,
+    since: SinceOption = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    fleet: FleetOption = None,
+    log_dir: LogDirOption = None,
+) -> None:
+    """Print a run's log, all that is kept of it."""
+    from lambdactl.cli import logs as command
+
+    sys.exit(command.run(run, fleet, rank=rank, all_ranks=all_ranks, since=since, follow=follow, log_dir=log_dir))
+
+
+@app.command()
+def attach(
+    run: RunArgument,
+    rank: RankOption = None,
+    all_ranks: AllOption = False,
+    since: SinceOption = None,
+    fleet: FleetOption = None,
+    log_dir: LogDirOption = None,
+) -> None:
+    """Follow a run again, from any machine that has the fleet file; ends with the run's exit code."""
+    from lambdactl.cli import attach as command
+
+    sys.exit(command.run(run, fleet, rank=rank, all_ranks=all_ranks, since=since, log_dir=log_dir))
+
+
+@app.command()
+def stop(
+    run: RunArgument,
+    abort: Annotated[bool, typer.Option("-x", "--abort", help="Kill at once, without the grace time.")] = False,
+    yes: YesOption = False,
+    fleet: FleetOption = None,
+) -> None:
+    """Stop a run on all its nodes and wait until nothing of it is left."""
+    from lambdactl.cli import stop as command
+
+    sys.exit(command.run(run, fleet, abort=abort, yes=yes))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def ssh(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="A host of the fleet, by name or rank-order number.")],
+    command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...")] = None,
+    fleet: FleetOption = None,
+) -> None:
+    """Log in to a host through the jump host, or run one command there."""
+    from lambdactl.cli import ssh as ssh_command
+
+    sys.exit(ssh_command.run(host, command or [], fleet))
+
+
+@app.command("ssh-config")
+def ssh_config(fleet: FleetOption = None) -> None:
+    """Print an ssh_config for the fleet, for `ssh -F`, IDEs and rsync."""
+    from lambdactl.cli import ssh as command
+
+    sys.exit(command.config(fleet))
+
+
+@app.command()
+def doctor(
+    hosts: Annotated[list[str] | None, typer.Argument(metavar="[HOST]...", help="Only these hosts.")] = None,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            "-f",
+            "--file",
+            "--fleet",
+            metavar="FLEET",
+            help="The fleet, by file or name.",
+            autocompletion=complete_fleets,
+        ),
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Also show the checks that passed.")] = False,
+    json: JsonOption = False,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also load GPUs and network for minutes (ib_write_bw, dcgmi diag).")
+    ] = False,
+) -> None:
+    """Check the health of a fleet's hosts and compare them; exit 0 healthy, 1 warnings, 2 failures."""
+    from lambdactl.cli import doctor as command
+
+    sys.exit(command.run(fleet, hosts or [], show_all=show_all, as_json=json, junit=junit, deep=deep))
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(metavar="fleet|task|dev-environment|service")]) -> None:
+    """Print the JSON Schema of a kind of file, for editors."""
+    from lambdactl.cli import schema as command
+
+    sys.exit(command.run(kind))
+
+
+@fleet_app.command("list")
+def fleet_list(json: JsonOption = False) -> None:
+    """List the fleets that were applied from this machine."""
+    from lambdactl.cli import fleet as command
+
+    sys.exit(command.list_fleets(as_json=json))
+
+
+@fleet_app.command("get")
+def fleet_get(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", autocompletion=complete_fleets)], json: JsonOption = False
+) -> None:
+    """Show a fleet's hosts as they are now."""
+    from lambdactl.cli import fleet as command
+
+    sys.exit(command.get(name, as_json=json))
+
+
+@run_app.command("get")
+def run_get(run: RunArgument, json: JsonOption = False, fleet: FleetOption = None) -> None:
+    """Show one run with all its ranks."""
+    from lambdactl.cli import run as command
+
+    sys.exit(command.get(run, fleet, as_json=json))
+
+
+@playbook_app.command("path")
+def playbook_path() -> None:
+    """Print the folder of the playbooks."""
+    from lambdactl.cli import playbook as command
+
+    sys.exit(command.path())
+
+
+@playbook_app.command("list")
+def playbook_list() -> None:
+    """List the playbooks."""
+    from lambdactl.cli import playbook as command
+
+    sys.exit(command.list_playbooks())
+
+
+@playbook_app.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def playbook_run(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_playbooks)],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- ARGUMENT...]")] = None,
+) -> None:
+    """Run a playbook with the arguments of ansible-playbook: lambdactl playbook run facts -- -i FLEET.dstack.yml"""
+    from lambdactl.cli import playbook as command
+
+    sys.exit(command.run(name, arguments or []))
+
+
+FleetFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "-f", "--fleet", metavar="NAME|FILE", help="The fleet, by file or name.", autocompletion=complete_fleets
+    ),
+]
+
+
+@app.command()
+def validate(
+    fleet: FleetFileOption = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Also measure pairs of nodes when nothing is slow.")] = False,
+    no_rails: Annotated[
+        bool, typer.Option("--no-rails", help="Leave out the runs of one GPU index at a time.")
+    ] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Measure MPI between CPUs, where there are no GPUs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and every command; run nothing.")] = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+    nics: Annotated[
+        int | None,
+        typer.Option("--nics", metavar="N", help="NICs of a node for GPUs, where the nodes do not show them."),
+    ] = None,
+    nic_gbps: Annotated[
+        float | None, typer.Option("--nic-gbps", metavar="GBPS", help="Rate of one of these NICs in Gb/s, such as 400.")
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("-e", "--env", metavar="K[=V]", help="Set a variable for NCCL; may be repeated.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds of pairs before the retests.")] = 3,
+) -> None:
+    """Prove a fleet: measure nodes, network and rails, judge them, and name what is slow."""
+    from lambdactl.cli import validate as command
+
+    sys.exit(
+        command.run(
+            fleet,
+            command.Arguments(
+                cpu=cpu, pairs=pairs, rails=not no_rails, dry_run=dry_run, yes=yes, json=json, nics=nics,
+                nic_gbps=nic_gbps, env=tuple(env or ()), rounds=rounds,
+            ),
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def report(
+    validation: Annotated[
+        str | None, typer.Argument(metavar="[VALIDATION]", help="Its id, or the beginning of it (default: the last).")
+    ] = None,
+    fleet: FleetFileOption = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the files go.")] = Path(),
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME", help="html, markdown, json, junit or prometheus; may be repeated."),
+    ] = None,
+) -> None:
+    """Write a validation as a self-contained page, and for machines."""
+    from lambdactl.cli import report as command
+
+    sys.exit(command.run(validation, fleet, output, tuple(formats or ())))
+
+
+@app.command()
+def history(fleet: FleetFileOption = None, json: JsonOption = False) -> None:
+    """Compare a fleet's validations with its own past."""
+    from lambdactl.cli import history as command
+
+    sys.exit(command.run(fleet, as_json=json))
+
+
+NameOption = Annotated[str, typer.Option("--name", help="The sandbox's name; several may stand side by side.")]
+
+
+@sandbox_app.command("up")
+def sandbox_up(
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="How many workers (default: 2, or as many as there are)."),
+    ] = None,
+    name: NameOption = "default",
+    base: Annotated[str, typer.Option("--base", help="Base image: auto, registry or debootstrap.")] = "auto",
+) -> None:
+    """Bring the sandbox up, or repair it."""
+    from lambdactl.cli import sandbox as command
+
+    sys.exit(command.up(name, workers, base))
+
+
+@sandbox_app.command("status")
+def sandbox_status(name: NameOption = "default", json: JsonOption = False) -> None:
+    """Show the sandbox's hosts."""
+    from lambdactl.cli import sandbox as command
+
+    sys.exit(command.status(name, as_json=json))
+
+
+@sandbox_app.command("down")
+def sandbox_down(name: NameOption = "default") -> None:
+    """Remove the sandbox with all that belongs to it."""
+    from lambdactl.cli import sandbox as command
+
+    sys.exit(command.down(name))

@@ -1,0 +1,63 @@
+"""`lambdactl apply -f FILE`: a fleet file makes a fleet ready, a task file runs a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lambdactl import spec
+from lambdactl.errors import SpecError
+
+_DEFAULT_FILES = (".dstack.yml", ".dstack.yaml")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `apply`, as they were given."""
+
+    yes: bool = False
+    detach: bool = False
+    name: str | None = None
+    env: tuple[str, ...] = ()
+    fleet: str | None = None
+    all_ranks: bool = False
+    max_duration: str | None = None
+    node_timeout: str = "2m"
+    log_dir: Path | None = None
+    check: bool = False
+    force: bool = False
+
+
+def run(file: str | None, options: Options) -> int:
+    """Read the file and hand it to the command of its kind."""
+    path = find_file(file)
+    if path == "-" and not options.yes:
+        raise SpecError("a file from standard input leaves nobody to answer questions; pass -y as well.")
+    parsed = spec.load(path)
+    if isinstance(parsed, spec.FleetSpec):
+        from lambdactl.cli import apply_fleet
+
+        return apply_fleet.run(parsed, path, options)
+    if isinstance(parsed, spec.TaskSpec):
+        from lambdactl.cli import apply_task
+
+        return apply_task.run(parsed, options)
+    kind = "a dev environment" if isinstance(parsed, spec.DevEnvironmentSpec) else "a service"
+    raise SpecError(
+        f"this is a valid file of {kind}, but this version runs tasks only; write it as `type: task` to run it.",
+        filename=path,
+    )
+
+
+def find_file(file: str | None) -> str:
+    """The file to apply.
+
+    Raises:
+        SpecError: none was named and there is no default one here.
+    """
+    if file is not None:
+        return file
+    for name in _DEFAULT_FILES:
+        if Path(name).is_file():
+            return name
+    raise SpecError("no file was named and there is no .dstack.yml here; pass -f FILE.")

@@ -1,0 +1,171 @@
+"""`lambdactl apply -f TASK`: plan, confirm, submit through ansible-runner, follow the log, exit with the run's code."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lambdactl import spec
+from lambdactl.cli.apply import Options
+from lambdactl.cli.console import confirm, duration, err, note, print_table
+from lambdactl.cli.following import follow_to_end
+from lambdactl.cli.select import choose_fleet
+from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
+from lambdactl.fleet import Fleet
+from lambdactl.play import play
+from lambdactl.run.control import take_back
+from lambdactl.run.nodes import error_of
+from lambdactl.run.plan import Overrides, RunPlan, make_plan
+from lambdactl.run.sessions import ServeSessions
+from lambdactl.run.submit import write_plan_file
+from lambdactl.run.survey import Survey, survey
+from lambdactl.state import RunRecord, State
+from lambdactl.validate.hardware import hardware
+
+if TYPE_CHECKING:
+    from lambdactl.nccl.hardware import Hardware
+    from lambdactl.transport.api import Transport
+
+
+def run(task: spec.TaskSpec, options: Options) -> int:
+    """Run a task on a fleet."""
+    overrides = _overrides(options)
+    with State() as state:
+        fleet = choose_fleet(options.fleet, state, wanted=task.fleets or ())
+    return asyncio.run(_apply(task, fleet, overrides, options))
+
+
+def _overrides(options: Options) -> Overrides:
+    if options.name is not None:
+        spec.parse_name(options.name, name="--name")
+    node_timeout = spec.parse_duration(options.node_timeout)
+    if not node_timeout:
+        raise SpecError("--node-timeout must be a length of time such as 30s or 2m.")
+    return Overrides(
+        name=options.name,
+        env=tuple(spec.parse_env_item(item) for item in options.env),
+        max_duration=spec.parse_duration(options.max_duration) if options.max_duration is not None else None,
+        node_timeout=float(node_timeout),
+    )
+
+
+async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, options: Options) -> int:
+    from lambdactl.transport import open_transport
+
+    async with open_transport(fleet) as connections:
+        transport = ServeSessions(connections)
+        seen = await survey(transport, fleet)
+        if len(seen.problems) == len(fleet.hosts):
+            raise next(iter(seen.problems.values())).error()
+        _refuse_same_name(overrides.name or task.name, seen)
+        plan = make_plan(task, fleet, seen.views, overrides)
+        _show(plan)
+        if not confirm(f"Run {plan.run_name} on {fleet.name}?", yes=options.yes):
+            return EXIT_OK
+        try:
+            await _submit(plan, fleet, transport)
+        except (asyncio.CancelledError, Interrupted):
+            await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
+            raise Interrupted(f"interrupted; {plan.run_name} was not started.") from None
+        note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
+        if options.detach:
+            note(f"Follow it with: lambdactl attach {plan.run_name}")
+            return EXIT_OK
+        hosts = {node.rank: node.name for node in plan.nodes}
+        code = await follow_to_end(
+            transport,
+            plan.run_id,
+            plan.run_name,
+            hosts,
+            ranks=sorted(hosts) if options.all_ranks else [0],
+            log_dir=options.log_dir,
+            stop_when_interrupted=True,
+            hardware=_hardware(plan, seen),
+        )
+    _remember(plan, state="ended", exit_code=code)
+    return code
+
+
+def _hardware(plan: RunPlan, seen: Survey) -> Hardware | str:
+    """What a run of nccl-tests on these nodes is judged by."""
+    ring = any(re.search(r"\bNCCL_ALGO=[\"']?ring\b", text, re.I) for text in plan.task.commands)
+    ring = ring or plan.env.get("NCCL_ALGO", "").lower() == "ring"
+    facts = [view.facts for node in plan.nodes if (view := seen.views[node.name]).facts is not None]
+    return hardware(facts, algorithm="ring" if ring else "default")
+
+
+async def _submit(plan: RunPlan, fleet: Fleet, transport: Transport) -> None:
+    """Start the run by the playbook, which uses this process's connections."""
+    with State() as state:
+        record = state.fleet(fleet.id)
+    with tempfile.TemporaryDirectory(prefix="lambdactl-") as folder:
+        plan_file = Path(folder) / "plan.json"
+        write_plan_file(plan, plan_file)
+        _remember(plan, state="submitted")
+        variables = {"lambdactl_plan_file": str(plan_file)}
+        result = await play("run_task", fleet, record.text if record else "", transport, variables=variables)
+    outcome = _outcome(result)
+    if outcome is None:
+        failure = (
+            result.failures[0].sentence if result.failures else f"ansible-playbook ended with exit code {result.rc}."
+        )
+        raise LambdactlError(f"{plan.run_name} was not started: {failure}")
+    if not outcome["ok"]:
+        _remember(plan, state="refused")
+        raise error_of(outcome["code"], outcome["error"])
+
+
+def _outcome(result: Any) -> dict[str, Any] | None:
+    """The submit action's answer, from the events of the playbook."""
+    for task_result in result.results:
+        outcome = task_result.get("lambdactl_submit")
+        if isinstance(outcome, dict):
+            return outcome
+    return None
+
+
+def _remember(plan: RunPlan, *, state: str, exit_code: int | None = None) -> None:
+    record = RunRecord(
+        run_id=plan.run_id,
+        name=plan.run_name,
+        fleet_id=plan.fleet_id,
+        hosts=tuple(node.name for node in plan.nodes),
+        submitted_at=plan.submitted_at,
+        state=state,
+        exit_code=exit_code,
+    )
+    with State() as database:
+        database.remember_run(record)
+
+
+def _refuse_same_name(name: str | None, seen: Survey) -> None:
+    for status in seen.runs:
+        if status.name == name:
+            raise CapacityError(
+                f"a run named {name} is {status.state} on {', '.join(status.hosts.values())}; "
+                f"stop it with `lambdactl stop {name}`, or choose another name with -n."
+            )
+
+
+def _show(plan: RunPlan) -> None:
+    task = plan.task
+    rows: list[tuple[str, object]] = [
+        ("Run", plan.run_name),
+        ("Type", f"task (nodes={len(plan.nodes)})"),
+        ("Fleet", plan.fleet_name),
+        ("Startup order", task.startup_order),
+        ("Stop criteria", task.stop_criteria),
+        ("Max duration", "off" if plan.max_duration is None else duration(plan.max_duration)),
+    ]
+    print_table(("FIELD", "VALUE"), rows, to=err())
+    print_table(
+        ("RANK", "HOST", "ADDRESS", "GPUS"),
+        [(node.rank, node.name, node.ip, node.gpus) for node in plan.nodes],
+        to=err(),
+    )
+    for host, why in plan.excluded.items():
+        if why:
+            note(f"left out: {host} {why}")

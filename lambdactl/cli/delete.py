@@ -1,0 +1,60 @@
+"""`lambdactl delete -f FLEET`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lambdactl import spec
+from lambdactl.cli.apply import find_file
+from lambdactl.cli.console import confirm, note
+from lambdactl.cli.progress import HostProgress
+from lambdactl.cli.select import choose_fleet
+from lambdactl.cli.ssh import forget_connections
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError
+from lambdactl.fleet import Fleet
+from lambdactl.play import play
+from lambdactl.provision import survey
+from lambdactl.state import State
+
+
+def run(file: str | None, fleet_option: str | None, *, yes: bool) -> int:
+    """Tear a fleet down; 0 when nothing of it is left on any host."""
+    if file is None and fleet_option is not None:
+        with State() as state:
+            fleet = choose_fleet(fleet_option, state)
+            record = state.fleet(fleet.id)
+        return asyncio.run(_delete(fleet, record.text if record else "", yes=yes))
+    path = find_file(file)
+    parsed = spec.load(path, kind="fleet")
+    fleet = Fleet.from_spec(parsed, path=None if path == "-" else path)
+    return asyncio.run(_delete(fleet, parsed.source.text, yes=yes))
+
+
+async def _delete(fleet: Fleet, text: str, *, yes: bool) -> int:
+    from lambdactl.transport import open_transport
+
+    async with open_transport(fleet) as transport:
+        seen = await survey(fleet, transport)
+        busy = [name for name, facts in seen.facts.items() if facts.get("leases")]
+        if busy:
+            raise CapacityError(f"runs are using {', '.join(busy)}; stop them first (`lambdactl ps`).")
+        for name, problem in seen.problems.items():
+            if name not in seen.facts:
+                note(f"{name} keeps what it has: {problem.sentence}")
+        if not confirm(f"Tear down {fleet.name} on {len(seen.facts)} hosts?", yes=yes):
+            return EXIT_OK
+        failures = {}
+        if seen.facts:
+            with HostProgress(list(seen.facts), "waiting") as progress:
+                result = await play("teardown", fleet, text, transport, names=list(seen.facts), on_step=progress.step)
+                failures = {failure.host: failure.sentence for failure in result.failures}
+    for sentence in failures.values():
+        note(sentence)
+    unreached = [name for name in seen.problems if name not in seen.facts]
+    forget_connections(fleet)
+    if failures or unreached:
+        return EXIT_FAILED if failures else EXIT_UNREACHABLE
+    with State() as state:
+        state.forget_fleet(fleet.id)
+    note(f"{fleet.name} is torn down.")
+    return EXIT_OK

@@ -1,0 +1,49 @@
+"""`lambdactl run get RUN`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lambdactl.cli.console import ago, print_json, print_table, state_text
+from lambdactl.cli.finding import found_run
+from lambdactl.errors import EXIT_OK
+from lambdactl.run.status import RunStatus
+
+
+def get(key: str, fleet: str | None, *, as_json: bool) -> int:
+    """Show one run with its ranks."""
+
+    async def body() -> RunStatus:
+        async with found_run(key, fleet) as found:
+            return found.status
+
+    status = asyncio.run(body())
+    if as_json:
+        print_json(status.as_json())
+        return EXIT_OK
+    print_table(
+        ("FIELD", "VALUE"),
+        [
+            ("name", status.name),
+            ("id", status.run_id),
+            ("state", state_text(status.state)),
+            ("exit code", "-" if status.exit_code is None else status.exit_code),
+            ("reason", status.message or status.reason or "-"),
+            ("owner", status.owner),
+            ("submitted", ago(status.submitted_at)),
+        ],
+    )
+    print_table(
+        ("RANK", "NODE", "STATE", "EXIT", "REASON"),
+        [
+            (
+                rank["rank"],
+                rank["node"],
+                state_text(str(rank["state"])),
+                "-" if rank.get("exit_code") is None else rank["exit_code"],
+                rank.get("message") or rank.get("reason") or "",
+            )
+            for rank in status.ranks
+        ],
+    )
+    return EXIT_OK

@@ -1,0 +1,37 @@
+"""`lambdactl stop RUN`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lambdactl.cli.console import confirm, note
+from lambdactl.cli.finding import found_run
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
+from lambdactl.run.control import stop_run, wait_ended
+
+# Beyond the grace time that the nodes give the processes themselves.
+_PATIENCE = 60.0
+
+
+def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
+    """Stop a run; 0 when nothing of it is left on any node that answers and all of them answered."""
+
+    async def body() -> int:
+        async with found_run(key, fleet) as found:
+            status = found.status
+            if status.final:
+                note(f"{status.name} has already ended ({status.state}).")
+                return EXIT_OK
+            if not confirm(f"Stop the run {status.name} on {status.nodes_num} nodes?", yes=yes):
+                return EXIT_FAILED
+            untold = await stop_run(found.transport, status.run_id, found.hosts.values(), abort=abort)
+            ended = await wait_ended(found.transport, status.run_id, found.hosts.values(), patience=_PATIENCE)
+            for problem in untold.values():
+                note(f"{problem.sentence} Its rank stops by itself when it misses the others.")
+            if ended is not None and not all(rank["state"] in ("done", "failed", "stopped") for rank in ended.ranks):
+                note(f"{status.name} has not ended yet; `lambdactl stop -x {status.name}` kills it.")
+                return EXIT_FAILED
+            note(f"{status.name} is stopped.")
+            return EXIT_UNREACHABLE if untold else EXIT_OK
+
+    return asyncio.run(body())

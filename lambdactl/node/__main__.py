@@ -1,0 +1,88 @@
+"""Verbs of the runner; each is imported only when it is asked for, because start-up time is paid on every session."""
+
+from __future__ import annotations
+
+import sys
+
+USAGE = "usage: runner.pyz serve | logs RUN [--offset N] [--since EPOCH] [--follow] | status [RUN] | node-shell\n"
+
+
+def _serve(args: list[str]) -> int:
+    from .serve import main
+
+    return main(args)
+
+
+def _logs(args: list[str]) -> int:
+    from .logs import main
+
+    return main(args)
+
+
+def _status(args: list[str]) -> int:
+    from .serve import print_status
+
+    return print_status(args)
+
+
+def _rank(args: list[str]) -> int:
+    from .rank import main
+
+    return main(args)
+
+
+def _agent(args: list[str]) -> int:
+    from .agent import main
+
+    return main(args)
+
+
+def _post(args: list[str]) -> int:
+    from .repair import post
+
+    return post(args)
+
+
+def _guard(args: list[str]) -> int:
+    from .guard import main
+
+    return main(args)
+
+
+def _node_shell(args: list[str]) -> int:
+    from .shell import main
+
+    return main(args)
+
+
+VERBS = {
+    "serve": _serve,
+    "logs": _logs,
+    "status": _status,
+    "rank": _rank,
+    "agent": _agent,
+    "post": _post,
+    "guard": _guard,
+    "node-shell": _node_shell,
+}
+
+
+def main() -> int:
+    """Run the verb that the command line names; the exit code is the verb's."""
+    verb = VERBS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if verb is None:
+        sys.stderr.write(USAGE)
+        return 2
+    from .errors import NodeError
+
+    try:
+        return verb(sys.argv[2:])
+    except NodeError as error:
+        sys.stderr.write(f"runner: {error.message}\n")
+        return error.exit_code
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

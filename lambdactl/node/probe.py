@@ -1,0 +1,141 @@
+"""Everything that is to be known of a node, in one pass: hardware, software, what is provisioned, who uses it.
+
+Sizes in bytes, times in seconds since 1970. `problems` holds what is wrong with the node, a sentence each.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import socket
+import sys
+import time
+
+from . import gpus, lease, network, paths, programs, provisioned
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OPENMPI_FOLDERS = ("/usr/mpi/gcc/openmpi-*/bin", "/opt/openmpi*/bin", "/usr/lib64/openmpi/bin")
+NCCL_TESTS = "/opt/nccl-tests/build"
+CUDA_VERSION = "/usr/local/cuda/version.json"
+VERSION = re.compile(r"\b([0-9]+(?:\.[0-9]+)+)")
+
+
+def _system() -> dict[str, Any]:
+    entries = (line.partition("=") for line in paths.read_text("/etc/os-release").splitlines())
+    release = {name: value.strip("\"'") for name, _, value in entries}
+    kernel = os.uname()
+    return {
+        "hostname": socket.gethostname(),
+        "boot_id": paths.kernel_boot_id(),
+        "machine_id": paths.read_text("/etc/machine-id").strip(),
+        "time": time.time(),
+        "os": {
+            "id": release.get("ID"),
+            "version_id": release.get("VERSION_ID"),
+            "pretty": release.get("PRETTY_NAME"),
+        },
+        "kernel": kernel.release,
+        "arch": kernel.machine,
+        "python": "{}.{}.{}".format(*sys.version_info[:3]),
+        "root": paths.ROOT,
+        "systemd": paths.has_systemd(),
+        "sudo": os.geteuid() == 0,
+    }
+
+
+def _space(path: str) -> tuple[int, int]:
+    try:
+        space = os.statvfs(path)
+    except OSError:
+        return 0, 0
+    return space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
+
+
+def _hardware() -> dict[str, Any]:
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", paths.read_text("/proc/meminfo"), re.MULTILINE)
+    disk = paths.ROOT or "/"
+    total, free = _space(disk)
+    return {
+        "cpus": os.cpu_count(),
+        "numa_nodes": len(glob.glob(gpus.sysfs() + "/devices/system/node/node[0-9]*")) or 1,
+        "memory": int(memory.group(1)) * 1024 if memory else None,
+        "disk": {"path": disk, "total": total, "free": free},
+        "shared_memory": _space("/dev/shm")[0],  # noqa: S108 (the size of the file system, not a file in it)
+        "addresses": network.addresses(),
+        "infiniband": network.infiniband(),
+    }
+
+
+def _login_home() -> str:
+    import pwd
+
+    name = os.environ.get("SUDO_USER")
+    try:
+        return pwd.getpwnam(name).pw_dir if name else pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return "/root"
+
+
+def _keys() -> dict[str, Any]:
+    hosts = sorted(glob.glob("/etc/ssh/ssh_host_*_key.pub"))
+    return {
+        "ssh_host_keys": [" ".join(paths.read_text(path).split()[:2]) for path in hosts],
+        "node_ssh_key": paths.read_text(paths.ROOT + _login_home() + "/.ssh/lambdactl_ed25519.pub").strip() or None,
+    }
+
+
+def _first_version(text: str) -> str | None:
+    found = VERSION.search(text)
+    return found.group(1) if found else None
+
+
+def _start_mpi() -> tuple[str, programs.Program] | None:
+    path = programs.find("mpirun", *(folder for pattern in OPENMPI_FOLDERS for folder in sorted(glob.glob(pattern))))
+    return (path, programs.Program([path, "--version"])) if path else None
+
+
+def _openmpi(started: tuple[str, programs.Program] | None, problems: list[str]) -> dict[str, Any] | None:
+    if started is None:
+        return None
+    code, text = started[1].result(problems)
+    if code != 0 or not any(name in text for name in ("Open MPI", "OpenRTE", "PRRTE")):
+        return None
+    return {"version": _first_version(text), "path": started[0]}
+
+
+def _start_nvcc() -> programs.Program | None:
+    path = None if os.path.exists(CUDA_VERSION) else programs.find("nvcc", "/usr/local/cuda/bin")
+    return programs.Program([path, "--version"]) if path else None
+
+
+def _cuda(nvcc: programs.Program | None, problems: list[str]) -> str | None:
+    if nvcc is not None:
+        found = re.search(r"release ([0-9.]+)", nvcc.result(problems)[1])
+        return found.group(1) if found else None
+    value = paths.read_json(CUDA_VERSION)
+    version = value.get("cuda", {}).get("version") if isinstance(value, dict) else None
+    return str(version) if version else None
+
+
+def probe(wanted: dict[str, Any]) -> dict[str, Any]:
+    """All facts; `wanted` is {role: digest} of what the controller would provision."""
+    problems: list[str] = []
+    query = gpus.start_query()
+    mpi, nvcc = _start_mpi(), _start_nvcc()
+    manifests = provisioned.manifests()
+    packages = provisioned.start_package_query(manifests)
+    facts = {**_system(), **_hardware(), **_keys()}  # while the programs run
+    facts["gpus"], facts["driver"] = gpus.finish_query(query, problems)
+    facts["cuda"] = _cuda(nvcc, problems)
+    facts["openmpi"] = _openmpi(mpi, problems)
+    tests = paths.ROOT + NCCL_TESTS
+    facts["nccl_tests"] = {"path": NCCL_TESTS} if os.access(tests + "/all_reduce_perf", os.X_OK) else None
+    facts["runner"] = provisioned.sha256(paths.RUNNER) if os.path.exists(paths.RUNNER) else None
+    facts["provisioned"] = provisioned.report(manifests, packages, wanted, problems)
+    facts["leases"] = lease.current()
+    facts["problems"] = problems
+    return facts

@@ -1,0 +1,63 @@
+"""Running other programs for their output: all at once, each under a time limit, none able to hang the caller."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+
+from . import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
+
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TIMEOUT = 20.0
+
+
+def find(name: str, *directories: str) -> str | None:
+    """The path of a program: PATH, the usual folders, then the given ones."""
+    return shutil.which(name, path=":".join([os.environ.get("PATH", ""), SEARCH, *directories]))
+
+
+def time_limit() -> float:
+    """Seconds that a program may take to answer."""
+    return float(os.environ.get("LAMBDACTL_PROBE_TIMEOUT", TIMEOUT)) if paths.ROOT else TIMEOUT
+
+
+class Program:
+    """A started program. Its output goes to a file, so that a full pipe never stops it."""
+
+    def __init__(self, argv: list[str], limit: float | None = None) -> None:
+        self.name = os.path.basename(argv[0])
+        self._limit = time_limit() if limit is None else limit
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the program)
+        self._until = time.monotonic() + self._limit
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "LC_ALL": "C"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._output.write((error.strerror or str(error)).encode())
+
+    def result(self, problems: list[str]) -> tuple[int | None, str]:
+        """(exit code, output); the code is None, with a problem named, when the program did not answer in time."""
+        code: int | None = 127
+        if self._process is not None:
+            try:
+                code = self._process.wait(max(0.0, self._until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # one in an uninterruptible wait stays; nobody waits for it
+                problems.append(f"{self.name} did not answer within {self._limit:g} s")
+                code = None
+        self._output.seek(0)
+        return code, self._output.read(1 << 20).decode("utf-8", "replace")

@@ -1,0 +1,358 @@
+"""`runner.pyz rank RUN`, the main process of a rank's unit: starts the job, keeps its log, stops it, records its end.
+
+Everything is imported at start: the zipapp may be replaced while this runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from . import control, env, lease, locks, paths, spec, state
+from .cgroup import JobGroup
+from .control import ControlServer, Peer
+from .coordinator import Coordinator
+from .errors import NodeError
+from .launch import User, find_user, open_terminal, spawn
+from .logstore import LogWriter
+from .loop import Loop, Timer
+from .outcome import of_exit, of_stop
+from .processes import ProcessTree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+READ_SIZE = 1 << 16
+READS_A_ROUND = 32
+ANNOUNCE_INTERVAL = 0.002  # a torrent of output wakes followers 500 times a second, not once per 4 KiB of terminal
+SWEEP_INTERVAL, SWEEP_LIMIT = 0.02, 10.0
+AGENT_GRACE = 5.0  # seconds that a worker waits for a coordinator whose connection has ended
+FIRST_CONTACT = 60.0
+INLINE_SCRIPT = 100_000  # bytes; one argument holds 128 KiB at most (MAX_ARG_STRLEN)
+
+
+class Supervisor:
+    """One rank on this node, from waiting for its turn to its last words."""
+
+    def __init__(self, job: spec.Job) -> None:
+        self.job = job
+        self.loop = Loop()
+        self.log = LogWriter(paths.run_dir(job.run_id) + "/log", job.log_limit)
+        self.processes: JobGroup | ProcessTree = JobGroup() if paths.has_systemd() else ProcessTree(self._helpers)
+        self.value = state.read(job.run_id) or state.create(job)
+        self.coordinator: Coordinator | None = None
+        self._pid: int | None = None
+        self._terminal = -1
+        self._status: int | None = None
+        self._order: dict[str, Any] | None = None
+        self._aborted = False
+        self._timers: list[Timer] = []
+        self._silence: Timer | None = None
+        self._logins: dict[str, str] = {}
+        self._sweep_until = 0.0
+        self._announcement: Timer | None = None
+        self._announced = 0.0
+        self._oom_before = 0
+        self._uids = self._known_uids()
+        self.control = ControlServer(
+            self.loop, job.run_id, admits=self._uids.__contains__, handle=self._handle, on_agent=self._on_agent
+        )
+        self.loop.on_signal(signal.SIGCHLD, self._reap)
+        self.loop.on_signal(signal.SIGTERM, self._on_sigterm)
+
+    def _helpers(self) -> set[int]:
+        links = self.coordinator.links if self.coordinator is not None else []
+        return {link.pid for link in links if link.pid is not None}
+
+    def _known_uids(self) -> set[int]:
+        uids = {0, os.geteuid()}
+        for name in (self.job.user, self.job.node.ssh_user):
+            try:
+                uids.add(find_user(name).uid)
+            except NodeError:  # the start of the job will say so
+                continue
+        return uids
+
+    def run(self) -> None:
+        """Serve until the rank, and on rank 0 the gang, has ended."""
+        if self.job.rank == 0:
+            self.coordinator = Coordinator(
+                self.loop,
+                self.job,
+                on_start=self.start,
+                on_stop=self.stop,
+                on_gang=lambda summary: self._update(gang=summary),
+                on_end=self.loop.stop,
+            )
+            self._publish()
+        else:
+            self._silence = self.loop.later(max(self.job.node_timeout, FIRST_CONTACT), self._coordinator_lost)
+            if self.job.startup_order != "master-first":
+                self.start()
+        self.loop.run()
+
+    def _update(self, **changes: Any) -> None:
+        self.value = state.update(self.job.run_id, **changes)
+        self.control.wake(control.STATE_CHANGED)
+
+    def _publish(self) -> None:
+        if self.coordinator is not None:
+            self.coordinator.observe_own(self.value)
+        elif state.is_final(self.value):
+            self.loop.stop()
+
+    # Starting
+
+    def start(self) -> None:
+        """Start the job's commands, once."""
+        if self._pid is not None or self.value["state"] != "waiting" or self._order is not None:
+            return
+        try:
+            self._launch(find_user(self.job.user))
+        except (NodeError, OSError) as error:
+            text = f"{error.message if isinstance(error, NodeError) else error} (node {self.job.node.name})"
+            self._finish({"state": "failed", "reason": "start-failed", "exit_code": None, "message": text})
+            return
+        self._update(state="running", pid=self._pid, ready_at=time.time())
+        if self.job.max_duration is not None:
+            self._timers.append(self.loop.later(self.job.max_duration, self._out_of_time))
+        self._publish()
+
+    def _argv(self, user: User) -> list[str]:
+        shell = self.job.shell or ("bash" if os.path.exists("/bin/bash") else "/bin/sh")
+        if len(self.job.script.encode()) <= INLINE_SCRIPT:
+            return [shell, "-c", self.job.script]
+        path = paths.run_dir(self.job.run_id) + "/script"
+        paths.write_atomic(path, self.job.script.encode(), 0o400)
+        if os.geteuid() == 0:
+            os.chown(path, user.uid, user.gid)
+        return [shell, path]
+
+    def _launch(self, user: User) -> None:
+        variables = env.environment(self.job, user)
+        self._logins = env.for_logins(self.job, user, variables)
+        self._oom_before = self.processes.oom_kills()
+        self._terminal, theirs = open_terminal()
+        os.set_blocking(self._terminal, False)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        directory = env.working_dir(self.job, user)
+        try:
+            self._pid = spawn(
+                self._argv(user), user, variables, (null, theirs, theirs), cwd=directory, job=self.processes.adopt
+            )
+        finally:
+            for descriptor in (null, theirs):
+                os.close(descriptor)
+        self.loop.watch(self._terminal, self._on_output)
+
+    # The job's output and end
+
+    def _on_output(self) -> None:
+        parts = []
+        for _ in range(READS_A_ROUND):
+            try:
+                data = os.read(self._terminal, READ_SIZE)
+            except BlockingIOError:
+                break
+            except OSError:  # EIO: nobody has the terminal open any more
+                data = b""
+            if not data:
+                self.loop.forget(self._terminal)
+                break
+            parts.append(data)
+        if parts:
+            self.log.write(b"".join(parts))
+            if self._announcement is None:
+                wait = self._announced + ANNOUNCE_INTERVAL - time.monotonic()
+                self._announcement = self.loop.later(max(0.0, wait), self._announce)
+
+    def _announce(self) -> None:
+        self._announcement = None
+        self._announced = time.monotonic()
+        self.control.wake(control.LOG_GREW)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._pid:
+                self._status = status
+                self._sweep_until = time.monotonic() + SWEEP_LIMIT
+                self._sweep(status)
+            for link in self.coordinator.links if self.coordinator is not None else ():
+                if link.pid == pid:
+                    link.reaped()
+
+    def _sweep(self, status: int) -> None:
+        """Kill what the job has left behind until nothing of it remains, then record the end."""
+        self.processes.kill(signal.SIGKILL)
+        left = self.processes.pids()
+        if left and time.monotonic() < self._sweep_until:
+            self.loop.later(SWEEP_INTERVAL, lambda: self._sweep(status))
+            return
+        size = -1
+        while size != self.log.size:  # a rank's last words are still in the terminal
+            size = self.log.size
+            self._on_output()
+        oom = self.processes.oom_kills() > self._oom_before
+        outcome = of_exit(status, oom=oom) if self._order is None else of_stop(self._order, status)
+        if left:
+            outcome["message"] = (
+                f"{outcome['message']}; {len(left)} processes cannot be killed (in an uninterruptible wait)"
+            )
+        self._finish(outcome)
+
+    def _finish(self, outcome: dict[str, Any]) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        if self._silence is not None:
+            self._silence.cancel()
+        self.log.close()
+        sizes = {"log_size": self.log.size, "log_start": self.log.start, "log_dropped": self.log.dropped}
+        self._update(**outcome, **sizes, finished_at=time.time())
+        lease.release(self.job.run_id)
+        self._publish()
+
+    # Stopping
+
+    def stop(self, order: dict[str, Any]) -> None:
+        """Carry out a stop order: signal, grace, SIGKILL; or SIGKILL at once. A later abort hurries an earlier stop."""
+        if state.is_final(self.value) or self._status is not None:
+            return
+        if self._order is not None and (self._aborted or not order.get("abort")):
+            return
+        first = self._order is None
+        self._order = self._order or order
+        self._aborted = bool(order.get("abort"))
+        if self._pid is None:
+            self._finish(of_stop(self._order, None))
+            return
+        if first:
+            self._update(state="stopping", reason=order["reason"], message=order.get("message"))
+        if self._aborted:
+            self.processes.kill(signal.SIGKILL)
+            return
+        grace = order.get("grace")
+        self._timers.append(
+            self.loop.later(
+                self.job.stop_grace if grace is None else grace, lambda: self.processes.kill(signal.SIGKILL)
+            )
+        )
+        self._signal_job()
+        self._publish()
+
+    def _signal_job(self) -> None:
+        if self._pid is not None and self._status is None:
+            try:
+                os.killpg(self._pid, self.job.stop_signal)
+            except ProcessLookupError:
+                return
+
+    def _ask_stop(self, request: dict[str, Any]) -> None:
+        reason, message = str(request.get("reason") or "stopped-by-user"), request.get("message")
+        abort, grace = bool(request.get("abort")), request.get("grace")
+        if self.coordinator is not None:
+            self.coordinator.ask_stop(reason, message, abort=abort, grace=grace)
+        else:
+            self.stop({"reason": reason, "message": message, "abort": abort, "grace": grace})
+
+    def _out_of_time(self) -> None:
+        text = f"max_duration of {self.job.max_duration:g} s is over"
+        self.stop({"reason": "max-duration", "message": text, "abort": False, "grace": None})
+
+    def _on_sigterm(self) -> None:
+        down = paths.is_shutting_down()
+        reason = "node-rebooted" if down else "stopped-by-user"
+        text = "the node is shutting down" if down else "the unit was stopped on the node"
+        self._ask_stop({"reason": reason, "message": text})
+
+    # What others ask for, and signs of life of the coordinator
+
+    def _handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
+        operation = request.get("op")
+        if operation == "adopt":
+            return self._adopt(peer)
+        if peer.uid not in (0, os.geteuid()):
+            raise NodeError("bad-request", f"only root may ask for {operation!r}")
+        if operation == "go":
+            self.start()
+        elif operation == "stop":
+            self._ask_stop(request)
+        elif operation not in ("status", "subscribe"):
+            raise NodeError("bad-request", f"unknown operation {operation!r}")
+        return {"state": self.value}
+
+    def _adopt(self, peer: Peer) -> dict[str, Any]:
+        if self.value["state"] != "running":
+            raise NodeError("not-found", "the run's commands are not running on this node")
+        return {"adopted": self.processes.adopt(peer.pid), "env": self._logins}
+
+    def _on_agent(self, present: bool) -> None:
+        if self._silence is None or state.is_final(self.value):
+            return
+        patience = self.job.node_timeout
+        seconds = patience if present or self.control.agents() else min(patience, AGENT_GRACE)
+        self._silence.cancel()
+        self._silence = self.loop.later(seconds, self._coordinator_lost)
+
+    def _coordinator_lost(self) -> None:
+        master = self.job.nodes[0]
+        text = f"nothing heard from the coordinator on rank 0 ({master.name}, {master.ip})"
+        self.stop({"reason": "coordinator-lost", "message": text, "abort": False, "grace": None})
+
+
+def _take_lock(run: str) -> int:
+    until = time.monotonic() + 2.0
+    while True:  # somebody who only looks holds the lock for a moment
+        descriptor = locks.acquire(paths.run_dir(run) + "/rank.lock", wait=False)
+        if descriptor is not None:
+            return descriptor
+        if time.monotonic() > until:
+            raise NodeError("active", f"run {run} has a supervisor on this node already")
+        time.sleep(0.01)
+
+
+def _notify_ready() -> None:
+    """Tell whoever started us (systemd, or the guard) that the rank is supervised from now on."""
+    address = os.environ.pop("NOTIFY_SOCKET", None)
+    if address:
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect("\0" + address[1:] if address.startswith("@") else address)
+            notify.send(b"READY=1")
+    descriptor = os.environ.pop("LAMBDACTL_READY_FD", None)
+    if descriptor is not None:
+        os.write(int(descriptor), b"1")
+        os.close(int(descriptor))
+
+
+def _protect_from_oom() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-900")
+    except OSError:
+        return
+
+
+def main(args: list[str]) -> int:
+    """Supervise one rank to its end; 0 whatever became of it, because the state says that."""
+    if len(args) != 1:
+        raise NodeError("bad-request", "usage: runner.pyz rank RUN")
+    job = spec.load(args[0])
+    lock = _take_lock(job.run_id)
+    value = state.read(job.run_id)
+    if value is None or value["state"] != "waiting":
+        raise NodeError("active", f"run {job.run_id} does not wait to be started on this node")
+    _protect_from_oom()
+    supervisor = Supervisor(job)
+    _notify_ready()
+    supervisor.run()
+    os.close(lock)
+    return 0

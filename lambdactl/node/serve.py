@@ -1,0 +1,221 @@
+"""`runner.pyz serve`: JSON lines on standard input and output, one request after the other, until end of file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+
+from . import lease, locks, paths, repair, state
+from .errors import NodeError, as_object
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+MAX_REQUEST = 64 << 20
+KEEP_RUNS = 50
+DEFAULT_TTL = 60.0
+OWNER_LENGTH = 200
+
+
+def _probe(request: dict[str, Any]) -> dict[str, Any]:
+    from .probe import probe
+
+    roles = request.get("roles", {})
+    if not isinstance(roles, dict):
+        raise NodeError("bad-request", "probe: roles is an object of digests")
+    return probe(roles)
+
+
+def _examine(request: dict[str, Any]) -> dict[str, Any]:
+    from .doctor import examine
+
+    return examine(deep=request.get("deep") is True)
+
+
+def _reserve(request: dict[str, Any]) -> dict[str, Any]:
+    gpus, ttl = request.get("gpus", "all"), request.get("ttl", DEFAULT_TTL)
+    if gpus != "all" and (type(gpus) is not int or gpus < 0):
+        raise NodeError("bad-request", f'reserve: gpus is {str(gpus)[:40]!r}, allowed is "all" or a number')
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl <= 86400:
+        raise NodeError("bad-request", f"reserve: ttl is {str(ttl)[:40]!r}, allowed is 1 to 86400 seconds")
+    run, name = paths.run_id(request.get("run_id")), paths.run_key(request.get("run_name"))
+    _repair_all()
+    from .gpus import count
+
+    owner = str(request.get("owner") or "")[:OWNER_LENGTH]
+    return {"gpus": lease.reserve(run, name, owner, gpus, float(ttl), count())}
+
+
+def _start(request: dict[str, Any]) -> dict[str, Any]:
+    from . import env, unit
+    from .spec import Job
+
+    job = Job(request.get("job"))
+    folder = paths.run_dir(job.run_id)
+    if os.path.isdir(folder) and state.read(job.run_id) is not None:
+        return repair.public(repair.repair(job.run_id) or {}, job.run_id)  # asked twice, as after a lost connection
+    if lease.read(job.run_id) is None:
+        raise NodeError(
+            "no-reservation", f"run {job.run_name} holds no reservation on this node: it expired or was released"
+        )
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    os.chmod(folder, 0o755)  # noqa: S103 (the job's user reads the hostfile; secrets are 0600)
+    try:
+        with locks.held(folder + "/start.lock"):
+            paths.write_json(folder + "/job.json", job.raw)
+            env.write_hostfile(job)
+            state.create(job)
+            lease.mark_started(job.run_id)
+            unit.start(job)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        lease.release(job.run_id)
+        raise
+    _collect(KEEP_RUNS)
+    return repair.public(state.read(job.run_id) or {}, job.run_id)
+
+
+def _release(request: dict[str, Any]) -> dict[str, Any]:
+    lease.release(paths.run_id(request.get("run_id")), only_unstarted=True)
+    return {}
+
+
+def _repair_all() -> list[dict[str, Any]]:
+    found = [(run, repair.repair(run)) for run in state.run_ids()]
+    return [repair.public(value, run) for run, value in found if value is not None]
+
+
+def _status(request: dict[str, Any]) -> dict[str, Any]:
+    key = request.get("run")
+    if key is not None:
+        run = state.find(key)
+        value = repair.repair(run) if run is not None else None
+        if run is not None and value is not None:
+            return {"ranks": [repair.public(value, run)]}
+        waiting = [item for item in lease.current() if key in (item["run_id"], item["run_name"])]
+        return {"ranks": [state.reserved(item) for item in waiting]}
+    ranks = _repair_all()
+    known = {value["run_id"] for value in ranks}
+    ranks += [state.reserved(item) for item in lease.current() if item["run_id"] not in known]
+    return {"ranks": ranks}
+
+
+def _stop(request: dict[str, Any]) -> dict[str, Any]:
+    key = paths.run_key(request.get("run"))
+    grace = request.get("grace")
+    if grace is not None and (isinstance(grace, bool) or not isinstance(grace, (int, float)) or grace < 0):
+        raise NodeError("bad-request", f"stop: grace is {str(grace)[:40]!r}, allowed is a number of seconds")
+    run = state.find(key)
+    if run is None:
+        return {"ranks": []}
+    order = {"op": "stop", "abort": bool(request.get("abort")), "grace": grace, "message": request.get("message")}
+    from . import control
+
+    value = repair.repair(run)
+    if value is not None and not state.is_settled(value):
+        control.call(run, {**order, "reason": str(request.get("reason") or "stopped-by-user")})
+    return _status({"run": run})
+
+
+def _forget(request: dict[str, Any]) -> dict[str, Any]:
+    run = state.find(paths.run_key(request.get("run")))
+    if run is not None:
+        value = repair.repair(run)
+        if state.is_alive(run):
+            raise NodeError("active", f"run {value and value.get('run_name')} is active on this node: stop it first")
+        shutil.rmtree(paths.run_dir(run), ignore_errors=True)
+    return {}
+
+
+def _collect(keep: int) -> list[str]:
+    """Remove the oldest finished runs beyond `keep`."""
+    values = [value for value in (state.read(run) for run in state.run_ids()) if value is not None]
+    done = [value for value in values if state.is_settled(value) and not state.is_alive(str(value["run_id"]))]
+    surplus = sorted(done, key=state.age_key)[: max(0, len(done) - keep)]
+    for value in surplus:
+        shutil.rmtree(paths.run_dir(str(value["run_id"])), ignore_errors=True)
+    return [str(value["run_id"]) for value in surplus]
+
+
+def _gc(request: dict[str, Any]) -> dict[str, Any]:
+    keep = request.get("keep", KEEP_RUNS)
+    if type(keep) is not int or keep < 0:
+        raise NodeError("bad-request", f"gc: keep is {str(keep)[:40]!r}, allowed is a number of runs")
+    _repair_all()
+    return {"removed": _collect(keep)}
+
+
+OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "probe": _probe,
+    "examine": _examine,
+    "reserve": _reserve,
+    "start": _start,
+    "release": _release,
+    "status": _status,
+    "stop": _stop,
+    "forget": _forget,
+    "gc": _gc,
+}
+
+
+def _operation(name: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    operation = OPERATIONS.get(name) if isinstance(name, str) else None
+    if operation is None:
+        raise NodeError("bad-request", f"unknown op {str(name)[:40]!r}, allowed is {', '.join(OPERATIONS)}")
+    return operation
+
+
+def answer(line: bytes) -> dict[str, Any]:
+    """The answer to one request line; whatever the line holds, there is one."""
+    number = None
+    try:
+        request = as_object(json.loads(line))
+        number = request.get("id")
+        return {"id": number, "ok": True, "result": _operation(request.get("op"))(request)}
+    except NodeError as error:
+        code, message = error.code, error.message
+    except (ValueError, RecursionError):
+        code, message = "bad-request", "the request is not JSON"
+    except OSError as error:
+        code, message = "internal", f"{error.strerror or error} ({error.filename or 'no file'})"
+    return {"id": number, "ok": False, "error": {"code": code, "message": message}}
+
+
+def main(args: list[str]) -> int:
+    """Serve until standard input ends."""
+    if args:
+        raise NodeError("bad-request", "usage: runner.pyz serve")
+    paths.make_state_dirs()
+    lines = sys.stdin.buffer
+    while True:
+        line = lines.readline(MAX_REQUEST)
+        if not line:
+            return 0
+        if line.strip():
+            sys.stdout.buffer.write(json.dumps(answer(line), separators=(",", ":")).encode() + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def print_status(args: list[str]) -> int:
+    """For people on the node: one line a run."""
+    paths.make_state_dirs()
+    ranks = _status({"run": args[0] if args else None})["ranks"]
+    for value in ranks:
+        since = time.strftime(
+            "%Y-%m-%d %H:%M:%S", time.localtime(value.get("started_at") or value.get("submitted_at") or 0)
+        )
+        words = [
+            value["run_name"],
+            value["run_id"],
+            f"rank {value['rank']}",
+            value["state"],
+            value["reason"] or "-",
+            since,
+        ]
+        sys.stdout.write("  ".join(words) + "\n")
+    return 0

@@ -1,0 +1,43 @@
+"""`runner.pyz node-shell`: forced command of the fleet's node-to-node key.
+
+When the caller's environment names a run that is active here, this process joins the run's control group before it
+becomes what was asked for: mpirun's daemons on peers then have the run's variables and end with it. Otherwise it just
+executes.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from . import control, paths
+from .env import RUN_VARIABLE
+from .errors import NodeError
+
+
+def _join(run: str) -> dict[str, str]:
+    """Variables of the run that this process is now a part of; empty when there is no such active run."""
+    if not paths.RUN_ID.fullmatch(run):
+        return {}
+    try:
+        answer = control.call(run, {"op": "adopt"}, timeout=3.0)
+    except NodeError:
+        return {}
+    variables = (answer or {}).get("env")
+    return {str(name): str(value) for name, value in variables.items()} if isinstance(variables, dict) else {}
+
+
+def main(args: list[str]) -> int:
+    """Become the command that the SSH client asked for, or a login shell."""
+    if args:
+        raise NodeError("bad-request", "usage: runner.pyz node-shell")
+    os.environ.update(_join(os.environ.get(RUN_VARIABLE, "")))
+    shell = pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
+    command = os.environ.pop("SSH_ORIGINAL_COMMAND", None)
+    name = os.path.basename(shell)
+    try:
+        if command is None:
+            os.execv(shell, ["-" + name])
+        os.execv(shell, [name, "-c", command])
+    except OSError as error:
+        raise NodeError("internal", f"cannot execute {shell}: {error.strerror}") from None

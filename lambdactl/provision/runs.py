@@ -1,0 +1,223 @@
+"""What the actions lambdactl_run and lambdactl_stop do: a run's whole life from Ansible, without Ansible in it.
+
+The same plan, gang reservation and log channels as the command line's. The task file is read here, on the controller;
+nothing of it ever is an Ansible variable, so nothing of it is templated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from lambdactl.errors import EXIT_FAILED, EXIT_LOST, CapacityError, LambdactlError, SpecError
+from lambdactl.provision.actions import TaskVars, play_fleet
+from lambdactl.provision.interrupts import Screen, interruptions
+from lambdactl.provision.probe import reach
+from lambdactl.provision.task_options import TaskOptions
+from lambdactl.run.control import stop_run, wait_ended
+from lambdactl.run.follow import Follower
+from lambdactl.run.plan import NodeView, RunPlan, job_specs, make_plan
+from lambdactl.run.screen import LogOutput
+from lambdactl.run.status import FINAL, RunStatus, fetch_runs
+from lambdactl.run.submit import submit
+from lambdactl.run.survey import survey
+from lambdactl.spec import TaskSpec, load
+
+if TYPE_CHECKING:
+    from lambdactl.transport.api import Transport
+
+# After an interruption the nodes stop the run by themselves; so long is waited to see it. ansible-playbook ends its
+# workers 5 s after Ctrl-C.
+_AFTER_INTERRUPTION = 4.0
+_PATIENCE = 60.0
+
+
+async def run_task(
+    task_vars: TaskVars, options: TaskOptions, *, check: bool, screen: Screen, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Plan a run on the hosts of a play, start it and follow it to its end.
+
+    Args:
+        check: plan only.
+        screen: where rank 0's log (or all logs) goes while it is written.
+        note: gets one sentence at each event.
+
+    Returns:
+        `run_id, run_name, nodes, started, state, exit_code, message, log_files, run` (the last is `run get --json`'s
+        document; null unless the run was waited for). Never the run's environment: Ansible stores results.
+
+    Raises:
+        LambdactlError: the run was not started; one sentence.
+    """
+    from lambdactl.transport import open_transport
+
+    task = load(options.task_file, kind="task")
+    if not isinstance(task, TaskSpec):
+        raise SpecError("This is not a task.", filename=options.task_file)
+    fleet, chosen = play_fleet(task_vars)
+    async with open_transport(fleet) as transport:
+        seen = await survey(transport, fleet)
+        asked = [seen.problems[name] for name in chosen if name in seen.problems]
+        if len(asked) == len(chosen):
+            raise asked[0].error()
+        _refuse_same_name(options.overrides.name or task.name, seen.runs)
+        views = {
+            name: view if name in chosen else NodeView(name, problem="is not among the hosts of this play")
+            for name, view in seen.views.items()
+        }
+        plan = make_plan(task, fleet, views, options.overrides)
+        result = _planned(plan)
+        if check:
+            return result
+        await _start(plan, transport)
+        note(f"{plan.run_name} is started on {', '.join(node.name for node in plan.nodes)}.")
+        result = {**result, "started": True, "state": "running"}
+        return {**result, **await _follow(plan, options, transport, screen, note)} if options.wait else result
+
+
+def _planned(plan: RunPlan) -> dict[str, Any]:
+    nodes = [{"rank": node.rank, "name": node.name, "ip": node.ip, "gpus": node.gpus} for node in plan.nodes]
+    return {
+        "run_id": plan.run_id,
+        "run_name": plan.run_name,
+        "nodes": nodes,
+        "started": False,
+        "state": "planned",
+        "exit_code": None,
+        "message": "",
+        "log_files": [],
+        "run": None,
+    }
+
+
+def _refuse_same_name(name: str | None, runs: Sequence[RunStatus]) -> None:
+    for status in runs:
+        if status.name == name:
+            raise CapacityError(
+                f"a run named {name} is {status.state} on {', '.join(status.hosts.values())}; "
+                "stop it with playbooks/stop_run.yml, or choose another run_name."
+            )
+
+
+async def _start(plan: RunPlan, transport: Transport) -> None:
+    outcome = await submit(plan.run_id, plan.run_name, plan.owner, job_specs(plan), transport)
+    if not outcome["ok"]:
+        raise LambdactlError(outcome["error"])
+
+
+async def _follow(
+    plan: RunPlan, options: TaskOptions, transport: Transport, screen: Screen, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Until the run has ended, or this process is interrupted; returns what that adds to the result."""
+    hosts = {node.rank: node.name for node in plan.nodes}
+    shown = [] if not options.show_log else sorted(hosts) if options.all_ranks else [0]
+    # Rank 0's stream ends with the run, so it is followed even where nobody wants its log.
+    wanted = sorted(hosts) if options.log_dir else [0]
+    outputs = [(shown, screen), ([rank for rank in wanted if rank not in shown], _Nowhere())]
+    logs = [
+        (ranks, LogOutput(ranks, stream=cast(BinaryIO, to), directory=options.log_dir))
+        for ranks, to in outputs
+        if ranks
+    ]
+    followers = [Follower(transport, plan.run_id, hosts, log, show=ranks, notify=note) for ranks, log in logs]
+    try:
+        detached = await _to_its_end(followers, plan, options, transport, screen)
+    finally:
+        for _, log in logs:
+            log.close()
+    screen.finish()
+    if detached:
+        return {"message": detached}
+    return _ended(await followers[0].status(), plan, options.log_dir)
+
+
+async def _to_its_end(
+    followers: list[Follower], plan: RunPlan, options: TaskOptions, transport: Transport, screen: Screen
+) -> str:
+    """Empty when the run has ended; a sentence when this process only detached from it."""
+    logs = asyncio.ensure_future(_all(followers))
+    with interruptions(screen) as queue:
+        event = asyncio.ensure_future(queue.get())
+        try:
+            await asyncio.wait((logs, event), return_when=asyncio.FIRST_COMPLETED)
+            if logs.done():
+                logs.result()
+                return ""
+            if event.result() == "orphaned" or options.on_interrupt == "detach":
+                return f"Interrupted; {plan.run_name} goes on."
+            names = [node.name for node in plan.nodes]
+            await stop_run(transport, plan.run_id, names)
+            await wait_ended(transport, plan.run_id, names, patience=_AFTER_INTERRUPTION)
+            return ""
+        finally:
+            for task in (logs, event):
+                task.cancel()
+            await asyncio.gather(logs, event, return_exceptions=True)
+
+
+async def _all(followers: list[Follower]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for follower in followers:
+            group.create_task(follower.run())
+
+
+class _Nowhere:
+    """A stream for logs that only go into files."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _ended(status: RunStatus | None, plan: RunPlan, log_dir: Path | None) -> dict[str, Any]:
+    """The result of a run that was waited for; also written to `run.json` beside the logs."""
+    if status is None or not status.final:
+        return {"state": "unknown", "exit_code": EXIT_LOST, "message": "No node says how the run ended."}
+    code = status.exit_code if status.exit_code is not None else EXIT_FAILED
+    files = []
+    if log_dir is not None:
+        (log_dir / "run.json").write_text(json.dumps(status.as_json(), indent=2) + "\n", encoding="utf-8")
+        files = [str(path) for path in (log_dir / f"rank-{node.rank}.log" for node in plan.nodes) if path.is_file()]
+    return {
+        "state": status.state,
+        "exit_code": code,
+        "message": status.message or status.reason or "",
+        "log_files": files,
+        "run": status.as_json(),
+    }
+
+
+async def stop_play(task_vars: TaskVars, run: str, *, abort: bool, check: bool) -> dict[str, Any]:
+    """Stop a run, by name or id, on the hosts of a play, and wait until nothing of it is left.
+
+    Returns:
+        `run_id, run_name, state, stopped` (false when it had ended before), `message`.
+
+    Raises:
+        LambdactlError: no host knows the run, one could not be told, or it does not end.
+    """
+    fleet, chosen = play_fleet(task_vars)
+    async with reach(fleet) as transport:
+        runs, problems = await fetch_runs(transport, chosen, run)
+        if not runs:
+            if problems:
+                raise next(iter(problems.values())).error()
+            raise SpecError(f"no run named {run} is known on the hosts of this play; `lambdactl ps -a` lists them.")
+        status = runs[0]
+        result = {"run_id": status.run_id, "run_name": status.name, "state": status.state, "stopped": not status.final}
+        if status.final or check:
+            return {**result, "message": f"{status.name} has ended before." if status.final else "would be stopped."}
+        untold = await stop_run(transport, status.run_id, chosen, abort=abort)
+        ended = await wait_ended(transport, status.run_id, chosen, patience=_PATIENCE)
+    if ended is not None and not all(rank["state"] in FINAL for rank in ended.ranks):
+        raise LambdactlError(f"{status.name} has not ended yet; stop it again with -e run_abort=true to kill it.")
+    if untold:
+        raise next(iter(untold.values())).error()
+    return {**result, "state": ended.state if ended else "stopped", "message": f"{status.name} is stopped."}

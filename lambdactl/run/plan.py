@@ -1,0 +1,261 @@
+"""From a task file and the fleet's facts to a plan: which host has which rank, or why it cannot be.
+
+Ranks follow the order of hosts in the fleet file, so that a hostfile is the same from run to run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambdactl.errors import CapacityError, SpecError
+from lambdactl.fleet import Fleet
+from lambdactl.fleet.facts import NodeFacts
+from lambdactl.fleet.interfaces import run_defaults
+from lambdactl.fleet.match import reasons
+from lambdactl.fleet.network import common_cidr, internal_ips
+from lambdactl.spec import EnvVar, TaskSpec, line_in, merge_env, resolve_env
+
+# How long a node may be out of reach during a run before the run is given up (dstack's grace is 2 min as well).
+NODE_TIMEOUT = 120.0
+# Logs are rotated, never cut off: bytes kept a rank.
+LOG_LIMIT = 4 << 30
+
+# Fields of dstack's task file that need containers or a scheduler, which this version has not: refused, not ignored.
+_UNSUPPORTED = (
+    "groups", "image", "entrypoint", "docker", "python", "nvcc", "registry_auth", "files", "repos", "volumes", "ports",
+    "retry", "schedule", "utilization_policy",
+)  # fmt: skip
+
+_ADJECTIVES = ("brave", "calm", "clever", "eager", "fair", "fast", "gentle", "keen", "loud", "merry", "proud", "quick")
+_NOUNS = ("badger", "crane", "falcon", "heron", "lynx", "marten", "otter", "panda", "puffin", "raven", "seal", "wolf")
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What is known of one host before a run: facts and leases from its probe, or the problem that hides them."""
+
+    name: str
+    facts: NodeFacts | None = None
+    leases: Sequence[Mapping[str, Any]] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """One rank's place."""
+
+    rank: int
+    name: str
+    ip: str
+    gpus: int
+    ssh_user: str | None
+    ssh_port: int
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that can be submitted.
+
+    Attributes:
+        nodes: in rank order.
+        excluded: for each host that takes no part, one clause that says why ("" where it is simply not needed).
+        mpi_network: the subnet that the nodes share, in CIDR notation, for Open MPI; None on one node.
+        defaults: by host, variables that hold where neither the user nor the node's own configuration sets them.
+    """
+
+    run_id: str
+    run_name: str
+    fleet_id: str
+    fleet_name: str
+    task: TaskSpec
+    nodes: tuple[PlannedNode, ...]
+    excluded: Mapping[str, str]
+    env: Mapping[str, str]
+    mpi_network: str | None
+    max_duration: int | None
+    owner: str
+    node_timeout: float = NODE_TIMEOUT
+    submitted_at: float = field(default_factory=time.time)
+    defaults: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all nodes together."""
+        return sum(node.gpus for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line adds to a task file."""
+
+    name: str | None = None
+    env: Sequence[EnvVar] = ()
+    max_duration: int | None = None
+    node_timeout: float = NODE_TIMEOUT
+
+
+def make_plan(
+    task: TaskSpec, fleet: Fleet, views: Mapping[str, NodeView], overrides: Overrides | None = None
+) -> RunPlan:
+    """Choose the hosts of a run.
+
+    Args:
+        views: one for each host of the fleet.
+
+    Raises:
+        SpecError: the file uses a field that this version cannot honour, or a variable has no value.
+        CapacityError: too few hosts fit, with every host's reason.
+    """
+    overrides = overrides or Overrides()
+    _refuse_unsupported(task)
+    env = resolve_env(merge_env(fleet.env, task.env, tuple(overrides.env)), os.environ)
+    name = overrides.name or task.name or random_name()
+    facts = {host.name: facts for host in fleet.hosts if (facts := views[host.name].facts) is not None}
+    addresses, unaddressed = internal_ips(fleet, facts)
+    excluded: dict[str, str] = {}
+    chosen: list[PlannedNode] = []
+    for host in fleet.hosts:
+        why = _why_not(task, views[host.name], unaddressed.get(host.name))
+        if why is None and len(chosen) == task.nodes:
+            why = ""
+        if why is not None:
+            excluded[host.name] = why
+            continue
+        node = facts[host.name]
+        target = host.route.target
+        chosen.append(
+            PlannedNode(len(chosen), host.name, addresses[host.name], len(node.gpus), target.user, target.port)
+        )
+    if len(chosen) < task.nodes:
+        raise CapacityError(_too_few(name, task, len(chosen), len(fleet.hosts), fleet.name, excluded))
+    return RunPlan(
+        run_id=str(uuid.uuid4()),
+        run_name=name,
+        fleet_id=fleet.id,
+        fleet_name=fleet.name,
+        task=task,
+        nodes=tuple(chosen),
+        excluded=excluded,
+        env=env,
+        mpi_network=common_cidr({node.name: node.ip for node in chosen}, facts) if len(chosen) > 1 else None,
+        max_duration=overrides.max_duration if overrides.max_duration is not None else task.max_duration,
+        owner=owner(),
+        node_timeout=overrides.node_timeout,
+        defaults=run_defaults(
+            {node.name: facts[node.name] for node in chosen}, {node.name: node.ip for node in chosen}
+        ),
+    )
+
+
+def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
+    """The JobSpec of every host (see docs/architecture.md), by host name."""
+    task = plan.task
+    common = {
+        "run_id": plan.run_id,
+        "run_name": plan.run_name,
+        "nodes": [
+            {"name": n.name, "ip": n.ip, "gpus": n.gpus, "ssh_user": n.ssh_user, "ssh_port": n.ssh_port}
+            for n in plan.nodes
+        ],
+        "script": join_commands(task.commands),
+        "shell": task.shell,
+        "env": dict(plan.env),
+        "working_dir": task.working_dir,
+        "startup_order": task.startup_order,
+        "stop_criteria": task.stop_criteria,
+        "on_node_failure": task.on_node_failure,
+        "max_duration": plan.max_duration,
+        "stop_signal": task.stop_signal,
+        "stop_grace": task.stop_grace,
+        "node_timeout": plan.node_timeout,
+        "mpi_network": plan.mpi_network,
+        "owner": plan.owner,
+        "submitted_at": plan.submitted_at,
+        "spec_text": task.source.text,
+        "log_limit": LOG_LIMIT,
+        "gpus": None,
+    }
+    return {
+        node.name: {
+            **common,
+            "rank": node.rank,
+            "user": task.user or node.ssh_user,
+            "defaults": dict(plan.defaults.get(node.name, {})),
+        }
+        for node in plan.nodes
+    }
+
+
+def join_commands(commands: Sequence[str]) -> str:
+    """One script in which the first failing command ends the run, as if all were joined by AND.
+
+    The commands are kept as written, with a test between them: unlike a literal `&&` this also holds for commands that
+    end in a comment, a here-document or `&`, and it does not switch off a user's own `set -e`.
+    """
+    test = '\nlambdactl_rc=$?; [ "$lambdactl_rc" -eq 0 ] || exit "$lambdactl_rc"\n'
+    return test.join(command.rstrip("\n") for command in commands) + "\n"
+
+
+def random_name() -> str:
+    """A run name such as quick-heron-7."""
+    # Not a secret: only has to be easy to say.
+    return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}-{random.randint(1, 99)}"  # noqa: S311
+
+
+def owner() -> str:
+    """Who submits, for messages to others: user@machine."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _refuse_unsupported(task: TaskSpec) -> None:
+    for name in _UNSUPPORTED:
+        if getattr(task, name, None):
+            raise SpecError(
+                f"'{name}' is a valid field, but this version runs commands on the hosts themselves "
+                "and cannot honour it; remove it to run there.",
+                filename=task.source.filename,
+                line=line_in(task, name),
+            )
+    if not task.commands:
+        raise SpecError("the task has no 'commands', so there is nothing to run.", filename=task.source.filename)
+
+
+def _why_not(task: TaskSpec, view: NodeView, unaddressed: str | None) -> str | None:
+    if view.facts is None:
+        return view.problem or "is not known; apply the fleet file first"
+    unfit = reasons(task.resources, view.facts)
+    if unfit:
+        return "; ".join(unfit)
+    if view.facts.runner is None:
+        return "is not provisioned; apply the fleet file first"
+    if view.leases:
+        lease = view.leases[0]
+        return f"is in use by run {lease.get('run_name', '?')} of {lease.get('owner', 'somebody')}"
+    return unaddressed if task.nodes > 1 else None
+
+
+def _too_few(name: str, task: TaskSpec, fitting: int, hosts: int, fleet: str, excluded: Mapping[str, str]) -> str:
+    wanted = f"{task.nodes} node{'s' if task.nodes > 1 else ''}"
+    if task.nodes > hosts:
+        return (
+            f"{name} asks for {wanted}, but the fleet {fleet} has {hosts}; "
+            "lower 'nodes' or add hosts to the fleet file."
+        )
+    why = "; ".join(f"{host} {reason}" for host, reason in list(excluded.items())[:8] if reason)
+    more = len(excluded) - 8
+    return f"{name} asks for {wanted}, but {fitting} of {hosts} in {fleet} can take it: {why}" + (
+        f"; and {more} more." if more > 0 else "."
+    )

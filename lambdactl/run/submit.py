@@ -1,0 +1,112 @@
+"""Gang submission: reserve every node of a plan or none, then start every rank or none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lambdactl.errors import LambdactlError
+from lambdactl.run.nodes import Problem, Reply, call_all, same
+from lambdactl.run.plan import RunPlan, job_specs
+from lambdactl.transport.api import Runner
+
+RESERVATION_TTL = 60
+_ATTEMPTS = 3
+
+
+def write_plan_file(plan: RunPlan, path: Path) -> None:
+    """Write what `submit_plan_file` needs; it holds the user's environment, so it is private from its first byte."""
+    jobs = job_specs(plan)
+    content = {"run_id": plan.run_id, "run_name": plan.run_name, "owner": plan.owner, "jobs": jobs}
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        json.dump(content, file)
+
+
+async def submit_plan_file(path: str | Path, transport: Runner) -> dict[str, Any]:
+    """Submit a written plan.
+
+    Returns:
+        `{"run_id", "run_name", "ok", "error": str|None, "code": str|None, "hosts": {name: {"state"}|{"error"}}}`; never
+        the user's environment, because Ansible prints and stores results.
+    """
+    content = _read_plan(Path(path))
+    return await submit(content["run_id"], content["run_name"], content["owner"], content["jobs"], transport)
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and {"run_id", "run_name", "owner", "jobs"} <= content.keys():
+            return content
+        reason = "it is not a plan"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise LambdactlError(f"the plan file {path} cannot be read ({reason}); submit the run again.")
+
+
+async def submit(
+    run_id: str, run_name: str, owner: str, jobs: Mapping[str, Mapping[str, Any]], transport: Runner
+) -> dict[str, Any]:
+    """Reserve and start; on any refusal everything is given back. The result is that of `submit_plan_file`."""
+    outcome: dict[str, Any] = {"run_id": run_id, "run_name": run_name, "ok": False, "error": None, "code": None}
+    reserved = await _reserve(run_id, run_name, owner, jobs, transport)
+    refusals = _problems(reserved)
+    if not refusals:
+        started = await call_all(
+            transport,
+            {
+                host: {"op": "start", "job": {**job, "gpus": reserved[host]["gpus"]}}  # type: ignore[index]
+                for host, job in jobs.items()
+            },
+        )
+        refusals = _problems(started)
+        outcome["hosts"] = {
+            host: {"error": reply.sentence} if isinstance(reply, Problem) else {"state": reply.get("state")}
+            for host, reply in started.items()
+        }
+        if refusals:
+            await call_all(
+                transport,
+                same(jobs, op="stop", run=run_id, abort=True, reason="start-failed", grace=0),
+            )
+    if refusals:
+        await call_all(transport, same(jobs, op="release", run_id=run_id))
+        outcome.setdefault("hosts", {p.host: {"error": p.sentence} for p in refusals})
+        outcome["code"] = refusals[0].code
+        outcome["error"] = f"{run_name} was not started: {_sentence(refusals)}"
+        return outcome
+    outcome["ok"] = True
+    return outcome
+
+
+async def _reserve(
+    run_id: str, run_name: str, owner: str, jobs: Mapping[str, Mapping[str, Any]], transport: Runner
+) -> dict[str, Reply | Problem]:
+    """Ask all nodes at once; two controllers that cross each other give back and try again after a random pause."""
+    request = {
+        "op": "reserve", "run_id": run_id, "run_name": run_name, "owner": owner, "gpus": "all", "ttl": RESERVATION_TTL,
+    }  # fmt: skip
+    answers: dict[str, Reply | Problem] = {}
+    for attempt in range(_ATTEMPTS):
+        answers = await call_all(transport, dict.fromkeys(jobs, request))
+        refusals = _problems(answers)
+        only_crossed = all(p.code == "busy" and (p.data or {}).get("reserved") for p in refusals)
+        if not refusals or not only_crossed or attempt == _ATTEMPTS - 1:
+            break
+        await call_all(transport, same(jobs, op="release", run_id=run_id))
+        await asyncio.sleep(random.uniform(0.1, 0.4) * (attempt + 1))  # noqa: S311
+    return answers
+
+
+def _problems(answers: Mapping[str, Reply | Problem]) -> list[Problem]:
+    return [answer for answer in answers.values() if isinstance(answer, Problem)]
+
+
+def _sentence(refusals: list[Problem]) -> str:
+    shown = "; ".join(problem.sentence.rstrip(".") for problem in refusals[:4])
+    return shown + (f"; and {len(refusals) - 4} more." if len(refusals) > 4 else ".")

@@ -1,0 +1,59 @@
+"""One look at every node before a run: facts, leases and the active runs, in one exec a node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lambdactl.fleet import Fleet
+from lambdactl.fleet.facts import NodeFacts
+from lambdactl.run.nodes import Problem, call
+from lambdactl.run.plan import NodeView
+from lambdactl.run.status import RunStatus, combine
+from lambdactl.transport.api import Runner
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the nodes said; `runs` are those that have not ended."""
+
+    views: dict[str, NodeView]
+    runs: Sequence[RunStatus]
+    problems: dict[str, Problem]
+    raw: dict[str, dict[str, Any]]
+
+
+async def survey(transport: Runner, fleet: Fleet) -> Survey:
+    """Ask every host of the fleet; a host that does not answer gets a view with its problem."""
+    names = [host.name for host in fleet.hosts]
+    answers = await call(
+        transport, {name: [{"op": "probe", "roles": {}}, {"op": "status", "run": None}] for name in names}
+    )
+    views: dict[str, NodeView] = {}
+    problems: dict[str, Problem] = {}
+    raw: dict[str, dict[str, Any]] = {}
+    ranks: dict[str, list[dict[str, Any]]] = {}
+    for name, answer in answers.items():
+        if isinstance(answer, Problem):
+            replies, refused = [], [answer]
+        else:
+            replies = [reply for reply in answer if not isinstance(reply, Problem)]
+            refused = [reply for reply in answer if isinstance(reply, Problem)]
+        if refused:
+            problems[name] = refused[0]
+            views[name] = NodeView(name, problem=_clause(refused[0]))
+            continue
+        facts, states = replies
+        raw[name] = facts
+        views[name] = NodeView(name, facts=NodeFacts.from_probe(facts), leases=facts.get("leases") or ())
+        for rank in states.get("ranks", ()):
+            ranks.setdefault(str(rank["run_id"]), []).append({**rank, "node": name})
+    runs = [status for states in ranks.values() if not (status := combine(states)).final]
+    return Survey(views, runs, problems, raw)
+
+
+def _clause(problem: Problem) -> str:
+    if problem.code == "no-runner":
+        return "is not provisioned; apply the fleet file first"
+    return f"does not take part: {problem.message.rstrip('.')}"

@@ -1,0 +1,58 @@
+# Copyright: lambdactl contributors. Apache-2.0.
+"""Ansible action: run a task file on the hosts of the play, all at once: start it, follow it to its end, keep its logs.
+
+Options: task_file (path on the controller, required), run_name, env, max_duration, node_timeout, wait, all_ranks,
+show_log, log_dir, on_interrupt; docs/ansible.md says what they mean.
+Returns: lambdactl_run; see lambdactl.provision.runs.run_task. Fails when the run was not started or not done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+
+
+class ActionModule(ActionBase):
+    """lambdactl_run"""
+
+    BYPASS_HOST_LOOP = True
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        from lambdactl.errors import LambdactlError
+        from lambdactl.provision.interrupts import Screen
+        from lambdactl.provision.runs import run_task
+        from lambdactl.provision.task_options import task_options
+        from lambdactl.run.screen import TerminalFilter
+        from lambdactl.transport import run_sync
+
+        result = super().run(tmp, task_vars)
+        result.pop("invocation", None)  # it would show the run's environment
+        parent, display, check = os.getppid(), Display(), self._task.check_mode
+        screen = Screen(display.display, TerminalFilter().feed)
+        try:
+            options = task_options(self._task.args, lambda value: boolean(value, strict=True))
+            outcome = run_sync(run_task(task_vars, options, check=check, screen=screen, note=display.display))
+        except LambdactlError as error:
+            return {**result, "failed": True, "msg": str(error)}
+        except TypeError as error:
+            return {**result, "failed": True, "msg": f"A variable of run_task.yml is not a boolean: {error}"}
+        if os.getppid() != parent:
+            os._exit(1)  # ansible-playbook is gone, and nobody would read the result
+        failure = {"failed": True, "msg": sentence(outcome)} if outcome["exit_code"] else {}
+        return {**result, "changed": not check, "lambdactl_run": outcome, **failure}
+
+
+def sentence(outcome):
+    """How a run that was not done ended."""
+    ended = f"{outcome['run_name']} {outcome['state']} with exit code {outcome['exit_code']}"
+    return f"{ended}: {outcome['message']}" if outcome["message"] else f"{ended}."

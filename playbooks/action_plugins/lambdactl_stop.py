@@ -1,0 +1,41 @@
+# Copyright: lambdactl contributors. Apache-2.0.
+"""Ansible action: stop a run on all hosts of the play at once, and wait until nothing of it is left.
+
+Options: run_name (a run's name or id, required), abort (bool): kill at once.
+Returns: lambdactl_stop; see lambdactl.provision.runs.stop_play. Changed unless the run had ended before.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+
+
+class ActionModule(ActionBase):
+    """lambdactl_stop"""
+
+    BYPASS_HOST_LOOP = True
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        from lambdactl.errors import LambdactlError
+        from lambdactl.provision.runs import stop_play
+        from lambdactl.transport import run_sync
+
+        result = super().run(tmp, task_vars)
+        name = str(self._task.args.get("run_name") or "")
+        if not name:
+            return {**result, "failed": True, "msg": "stop_run.yml needs the variable run_name: -e run_name=NAME."}
+        abort = boolean(self._task.args.get("abort", False), strict=False)
+        try:
+            outcome = run_sync(stop_play(task_vars, name, abort=abort, check=self._task.check_mode))
+        except LambdactlError as error:
+            return {**result, "failed": True, "msg": str(error)}
+        return {**result, "changed": outcome["stopped"], "lambdactl_stop": outcome, "msg": outcome["message"]}

@@ -1,0 +1,1 @@
+"""AWX without AWX: its modules' argument specifications, and a replay of what its tasks do."""

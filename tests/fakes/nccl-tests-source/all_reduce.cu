@@ -1,0 +1,1 @@
+/* A FAKE source file. */

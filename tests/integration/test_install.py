@@ -1,0 +1,162 @@
+"""Every way of installing lambdactl prints the same inventory and finds its playbooks from any folder.
+
+Real installations by uv, pipx and ansible-galaxy, with all dependencies, into folders of the test; packages come from
+the index once and then from a cache in `.venv`. No sandbox is needed: test_playbooks.py has the wheel on a sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import ROOT
+
+pytestmark = [pytest.mark.timeout(900)]
+
+BIN = Path(sys.executable).parent
+FLEET = """\
+type: fleet
+name: install
+ssh_config:
+  user: ubuntu
+  identity_file: ~/.ssh/key
+  hosts: [n1, {hostname: 192.0.2.7, port: 2222}]
+  proxy_jump: {hostname: jump.example.org, user: me, identity_file: ~/.ssh/jump}
+"""
+
+
+def run(*argv: str | Path, cwd: Path, **env: str) -> str:
+    """Run a program to its end and return its output; a failure shows all of it."""
+    done = subprocess.run(
+        [*map(str, argv)], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{argv}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def build_wheel(folder: Path) -> Path:
+    """The checkout as a wheel."""
+    run(BIN / "python", "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def cache() -> dict[str, str]:
+    """Where uv keeps what it has downloaded, from one run of the tests to the next."""
+    return {"UV_CACHE_DIR": str(ROOT / ".venv" / ".uv-cache"), "UV_LINK_MODE": "copy"}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("fleet") / "install.dstack.yml"
+    file.write_text(FLEET)
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(fleet: Path) -> dict[str, object]:
+    """The inventory as the editable checkout prints it."""
+    found = inventory(BIN, ROOT / "ansible.cfg", fleet)
+    assert found["install"] == {"hosts": ["n1", "192.0.2.7"]}
+    return found
+
+
+def inventory(programs: Path, config: Path, source: Path) -> dict[str, object]:
+    text = run(programs / "ansible-inventory", "-i", source, "--list", cwd=source.parent, ANSIBLE_CONFIG=str(config))
+    found: dict[str, object] = json.loads(text)
+    return found
+
+
+def smoke(script: Path, programs: Path, fleet: Path, expected: dict[str, object]) -> None:
+    """The installed command works in any folder, with no ansible-playbook on PATH, and is not the checkout's."""
+    playbooks = Path(run(script, "playbook", "path", cwd=fleet.parent).strip())
+    assert ROOT not in playbooks.parents
+    assert {part.name for part in playbooks.parent.iterdir()} >= {
+        "ansible.cfg", "inventory_plugins", "playbooks", "roles", "sandbox",
+    }  # fmt: skip
+    listed = run(
+        script, "playbook", "run", "run_task", "--", "-i", fleet, "--list-hosts", cwd=fleet.parent, PATH="/usr/bin:/bin"
+    )
+    assert "n1" in listed
+    assert inventory(programs, playbooks.parent / "ansible.cfg", fleet) == expected
+
+
+def test_the_wheel_holds_the_content_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"lambdactl", next(top for top in tops if top.endswith(".dist-info"))}
+    content = {name.split("/")[2] for name in names if name.startswith("lambdactl/_content/")}
+    assert content == {"ansible.cfg", "inventory_plugins", "playbooks", "roles", "sandbox"}
+    assert not [name for name in names if "__pycache__" in name or ".ruff_cache" in name]
+    assert "lambdactl/nccl/data/catalogue.yaml" in names
+    assert "lambdactl/py.typed" in names
+
+
+def test_pip_install(
+    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path
+) -> None:
+    run(BIN / "uv", "venv", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path, **cache)
+    run(BIN / "uv", "pip", "install", "--python", tmp_path / "venv/bin/python", wheel, cwd=tmp_path, **cache)
+    smoke(tmp_path / "venv/bin/lambdactl", tmp_path / "venv/bin", fleet, expected)
+
+
+def test_uv_tool_install(
+    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path
+) -> None:
+    places = {"UV_TOOL_DIR": str(tmp_path / "tools"), "UV_TOOL_BIN_DIR": str(tmp_path / "bin")}
+    run(BIN / "uv", "tool", "install", "--python", sys.executable, wheel, cwd=tmp_path, **cache, **places)
+    assert [path.name for path in (tmp_path / "bin").iterdir()] == ["lambdactl"], (
+        "as users have it: no ansible-playbook"
+    )
+    smoke(tmp_path / "bin/lambdactl", tmp_path / "tools/lambdactl/bin", fleet, expected)
+
+
+def test_pipx_install(
+    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path
+) -> None:
+    places = {"PIPX_HOME": str(tmp_path / "pipx"), "PIPX_BIN_DIR": str(tmp_path / "bin"), "PIPX_DEFAULT_BACKEND": "uv"}
+    run(BIN / "pipx", "install", "--python", sys.executable, wheel, cwd=tmp_path, **cache, **places)
+    assert [path.name for path in (tmp_path / "bin").iterdir()] == ["lambdactl"]
+    smoke(tmp_path / "bin/lambdactl", tmp_path / "pipx/venvs/lambdactl/bin", fleet, expected)
+
+
+def test_the_collection(cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path) -> None:
+    """By a Python that has no lambdactl: the collection holds what its plugins need."""
+    run(BIN / "ansible-galaxy", "collection", "build", "--output-path", tmp_path, cwd=ROOT)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        tops = {name.split("/")[0] for name in packed.getnames()}
+    assert not tops & {"tests", "docs", "molecule", "scripts", "awx", ".git", ".venv"}
+    run(BIN / "ansible-galaxy", "collection", "install", archive, "-p", tmp_path / "collections", cwd=tmp_path)
+    config = tmp_path / "ansible.cfg"
+    config.write_text(
+        f"[defaults]\ncollections_path = {tmp_path / 'collections'}\n"
+        "[inventory]\nenable_plugins = lambdactl.lambdactl.lambda_fleet, ansible.builtin.auto\n"
+        "any_unparsed_is_failed = True\n"
+    )
+    source = fleet.with_name("by_config.lambda_fleet.yml")
+    source.write_text(f"plugin: lambdactl.lambdactl.lambda_fleet\nfleet: {fleet.name}\n")
+    run(BIN / "uv", "venv", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path, **cache)
+    core = f"ansible-core=={version('ansible-core')}"
+    run(BIN / "uv", "pip", "install", "--python", tmp_path / "venv/bin/python", core, cwd=tmp_path, **cache)
+    isolated = tmp_path / "venv/bin"
+    assert inventory(isolated, config, source) == expected
+    listed = run(
+        isolated / "ansible-playbook", "-i", source, "lambdactl.lambdactl.facts", "--list-tasks",
+        cwd=tmp_path, ANSIBLE_CONFIG=str(config),
+    )  # fmt: skip
+    assert "Look at all hosts at once" in listed
