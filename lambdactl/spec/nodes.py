@@ -142,6 +142,9 @@ def entries(node: MappingNode) -> list[tuple[str, Node, Node]]:
     return list(own.values())
 
 
+_TOO_DEEP = f"the file is nested more than {MAX_DEPTH} levels deep"
+
+
 class _Loader(_Base):
     """Composes; refuses what is nested too deeply before the recursion can hurt."""
 
@@ -150,7 +153,7 @@ class _Loader(_Base):
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Problem(current_node, f"the file is nested more than {MAX_DEPTH} levels deep")
+            raise Problem(current_node, _TOO_DEEP)
 
     def ascend_resolver(self) -> None:
         self.depth -= 1
@@ -190,6 +193,8 @@ def compose(text: str) -> MappingNode:
 _PLAIN_WORDS = {
     "but found another document": "a second document starts here ('---'); put one document in a file",
     "cannot start any token": "a value cannot start with this character; put the value in quotes",
+    # libyaml 0.2.6 and newer have a limit of their own, which a hostile file meets before ours.
+    "exceeded maximum nesting depth": _TOO_DEEP,
     "mapping values are not allowed": "a ':' is not expected here; check the indentation, or put the value in quotes",
 }
 """What YAML's own messages that users meet most often mean."""
