@@ -22,7 +22,7 @@ from lambdactl.transport.api import Failure
 from lambdactl.transport.base import jump_place
 from lambdactl.transport.failures import failure, stderr_cause, stderr_failure
 from lambdactl.transport.hostkeys import host_name
-from lambdactl.transport.process import collect, reap, start
+from lambdactl.transport.process import collect, output_of, reap, start, started
 
 if TYPE_CHECKING:
     from lambdactl.fleet import Fleet, Hop
@@ -45,7 +45,7 @@ class JumpMasters:
         self._folder = folder  # private to this transport: logs
         self._timeout = connect_timeout
         self._reasons = asyncio.Lock()  # one at a time: a master's log does not say which request a line is about
-        self._opened: dict[tuple[Hop, ...], int] = {}  # chain -> process id of the master
+        self._opened: dict[tuple[Hop, ...], int | None] = {}  # chain -> process id of the master, once it is known
 
     def log(self, hops: Sequence[Hop]) -> Path:
         """Where the master that this process opened for a chain writes why it refused something."""
@@ -89,9 +89,11 @@ class JumpMasters:
         with log.open("ab") as errors:
             start_of_log = errors.tell()
             # The master keeps its standard error open for as long as it lives, so it gets a file and not a pipe.
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=None if ask else asyncio.subprocess.DEVNULL, stdout=errors, stderr=errors,
-                start_new_session=not ask,
+            process = await started(
+                asyncio.create_subprocess_exec(
+                    *argv, stdin=None if ask else asyncio.subprocess.DEVNULL, stdout=errors, stderr=errors,
+                    start_new_session=not ask,
+                )
             )  # fmt: skip
         try:
             async with asyncio.timeout(None if ask else self._timeout + 5):
@@ -102,16 +104,19 @@ class JumpMasters:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+            if process.returncode == 0:  # it serves in the background now, also when this was cancelled meanwhile
+                self._opened[hops] = None
         if status == 0 and (pid := await self._pid(hops)) is not None:
             self._opened[hops] = pid
             return None
+        self._opened.pop(hops, None)
         return log.read_bytes()[start_of_log:].decode(errors="replace")
 
     async def _pid(self, hops: Sequence[Hop]) -> int | None:
         """Process id of the master that serves this chain's socket."""
         if not self.socket(hops).exists():
             return None
-        status, out, err = await collect(await start(ssh.check_argv(self._fleet, hops)))
+        status, out, err = await output_of(ssh.check_argv(self._fleet, hops))
         found = _PID.search((out + err).decode(errors="replace"))
         return int(found[1]) if status == 0 and found else None
 
@@ -140,15 +145,16 @@ class JumpMasters:
     async def close(self) -> None:
         """End the connections that this process opened, innermost first."""
         for hops, pid in sorted(self._opened.items(), key=lambda item: -len(item[0])):
-            await collect(await start(ssh.close_argv(self._fleet, hops)))
+            await output_of(ssh.close_argv(self._fleet, hops))
             socket = self.socket(hops)
             for _ in range(100):  # the last thing that a master does is to remove its socket
                 if not socket.exists():
                     break
                 await asyncio.sleep(0.01)
             else:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                if pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 socket.unlink(missing_ok=True)
         self._opened.clear()
 
@@ -174,5 +180,5 @@ async def unusable_key(hop: Hop) -> str | None:
         return None
     if not Path(path).exists():
         return "the file does not exist"
-    status, _, _ = await collect(await start(["ssh-keygen", "-y", "-P", "", "-f", path]))
+    status, _, _ = await output_of(["ssh-keygen", "-y", "-P", "", "-f", path])
     return None if status == 0 else "it is protected by a passphrase, and the agent does not hold it"

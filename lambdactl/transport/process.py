@@ -7,7 +7,8 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from lambdactl.transport.api import STDERR_KEPT
 from lambdactl.transport.base import MAX_OUTPUT
@@ -22,10 +23,36 @@ class OutputTooBig(Exception):
 
 
 async def start(argv: Sequence[str]) -> Process:
-    """Start an ssh process that never touches the terminal, nor hears its Ctrl-C."""
-    return await asyncio.create_subprocess_exec(
-        *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, limit=BUFFER
+    """Start an ssh process that never touches the terminal, nor hears its Ctrl-C; a cancellation leaves none."""
+    return await started(
+        asyncio.create_subprocess_exec(
+            *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, limit=BUFFER
+        )
     )
+
+
+async def started(starting: Coroutine[Any, Any, Process]) -> Process:
+    """The process, once it runs; one that starts while this is cancelled is ended with all that it started.
+
+    asyncio itself then kills the process alone: what an ssh has started by then, its ProxyCommand, would live on.
+    """
+    task = asyncio.ensure_future(starting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            await reap(task.result())
+        raise
+
+
+async def output_of(argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+    """Run a short command to its end: (exit status, stdout, stderr)."""
+    process = await start(argv)
+    try:
+        return await collect(process)
+    finally:
+        await reap(process)
 
 
 async def collect(process: Process, data: bytes = b"") -> tuple[int, bytes, bytes]:

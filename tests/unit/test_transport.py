@@ -19,7 +19,7 @@ import pytest
 
 from lambdactl.fleet import ssh
 from lambdactl.fleet.model import Fleet, Hop
-from lambdactl.transport import Completed, Failure, Transport, TransportError, open_transport
+from lambdactl.transport import Completed, Failure, Transport, TransportError, open_transport, process
 from lambdactl.transport.open import why_not_asyncssh
 from tests.bed import Bed
 from tests.bed.sshd import descendants, free_port, make_key
@@ -439,6 +439,32 @@ def test_cancellation_leaves_nothing(bed: Bed, kind: str, after: float) -> None:
         return "cancelled"
 
     assert use(fleet, kind, work) == "cancelled"
+
+
+def test_a_cancelled_start_ends_what_the_process_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = asyncio.create_subprocess_exec
+    made: list[asyncio.subprocess.Process] = []
+    runs = asyncio.Event()
+
+    async def slow(*argv: Any, **options: Any) -> asyncio.subprocess.Process:
+        made.append(await real(*argv, **options))
+        assert made[0].stdout is not None
+        await made[0].stdout.readline()  # its child runs now, and the caller does not have it yet
+        runs.set()
+        await asyncio.sleep(0.2)
+        return made[0]
+
+    async def go() -> None:
+        task = asyncio.create_task(process.start(["sh", "-c", "sleep 60 & echo; wait"]))
+        await runs.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    asyncio.run(go())
+    listed = subprocess.run(["ps", "-eo", "pgid,stat"], capture_output=True, text=True).stdout.splitlines()
+    assert [line for line in listed if line.split()[0] == str(made[0].pid) and "Z" not in line] == []
 
 
 def test_importing_the_transport_imports_no_asyncssh() -> None:
