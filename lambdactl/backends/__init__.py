@@ -1,0 +1,1 @@
+"""Where runs can run besides SSH hosts."""

@@ -1,0 +1,397 @@
+"""The API as plain dictionaries: one session of HTTP requests, patient with a server that restarts.
+
+Everything that streams is next door: `watching`, `logs`, `sockets`; their functions are methods here. Bodies are the
+API's JSON as it stands: the generated models of the ``kubernetes`` package cost more memory than 200 ranks may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import logs, sockets, watching
+from .config import Target
+from .errors import APIError, Asked, NotFound, Unavailable, explain, unreachable
+from .kubeconfig import Login
+from .resources import ACCESS_REVIEWS, Resource
+
+if TYPE_CHECKING:
+    import aiohttp
+
+Object = dict[str, Any]
+
+REQUEST_TIMEOUT = 30.0
+CONNECT_TIMEOUT = 10.0
+PATIENCE = 60.0
+PAGE = 500
+_RETRIED = (429, 500, 502, 503, 504)
+_PATCHES = {
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "json": "application/json-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list, and the version of the whole that it shows."""
+
+    items: list[Object]
+    resource_version: str
+
+
+@asynccontextmanager
+async def open_client(target: Target, *, patience: float = PATIENCE) -> AsyncIterator[Client]:
+    """Log in to a cluster; nothing is asked of it yet.
+
+    Args:
+        target: the cluster and the namespace.
+        patience: how long (seconds) a server that has answered before may be away.
+
+    Raises:
+        SpecError: the kubeconfig is not usable.
+        ConnectionFailed: its login program failed.
+    """
+    import aiohttp
+
+    login = Login(target.kubeconfig, target.context)
+    await login.renew()
+    # No limit: 200 log streams and the watches each hold a connection. No cookies, no proxies but the kubeconfig's.
+    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=1 << 16
+    ) as session:
+        yield Client(target, login, session, patience=patience)
+
+
+class Client:
+    """One cluster; made by `open_client`.
+
+    Every method raises an `APIError` (errors.py) whose text is a whole sentence. ``namespace`` is the target's unless
+    a call names another one; ``labels`` and ``fields`` are selectors as kubectl takes them.
+    """
+
+    def __init__(self, target: Target, login: Login, session: aiohttp.ClientSession, *, patience: float) -> None:
+        self.target = target
+        self.namespace = target.namespace
+        self.login = login
+        self.session = session
+        self.patience = patience
+        self.answered = False
+        """Whether the server has ever answered: before that, nothing is tried twice."""
+
+    async def version(self) -> Object:
+        """The server's version (``gitVersion``)."""
+        return await self._json("GET", "/version", self.asked("get", "/version"))
+
+    async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object:
+        """One object; NotFound."""
+        path = resource.path(namespace or self.namespace, name)
+        return await self._json("GET", path, self.asked("get", resource, name, namespace))
+
+    async def find(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object | None:
+        """One object, or None."""
+        try:
+            return await self.get(resource, name, namespace=namespace)
+        except NotFound:
+            return None
+
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        labels: str = "",
+        fields: str = "",
+        namespace: str | None = None,
+        everywhere: bool = False,
+    ) -> Listing:
+        """All objects that the selectors choose, in pages; ``everywhere`` is all namespaces."""
+        space = None if everywhere else namespace or self.namespace
+        asked = self.asked("list", resource, None, space, everywhere=everywhere)
+        items: list[Object] = []
+        more: str | None = None
+        while True:
+            query = watching.selectors(labels, fields) | {"limit": str(PAGE)} | ({"continue": more} if more else {})
+            answer = await self._json("GET", resource.path(space), asked, query=query)
+            items += answer.get("items") or []
+            more = (answer.get("metadata") or {}).get("continue")
+            if not more:
+                return Listing(items, str((answer.get("metadata") or {}).get("resourceVersion", "")))
+
+    async def create(
+        self, resource: Resource, body: Mapping[str, Any], *, namespace: str | None = None, dry_run: bool = False
+    ) -> Object:
+        """Make an object; ``dry_run`` lets the server check it and makes nothing."""
+        name = (body.get("metadata") or {}).get("name")
+        query = {"dryRun": "All"} if dry_run else {}
+        path = resource.path(namespace or self.namespace)
+        return await self._json("POST", path, self.asked("create", resource, name, namespace), body=body, query=query)
+
+    async def replace(
+        self, resource: Resource, name: str, body: Mapping[str, Any], *, namespace: str | None = None
+    ) -> Object:
+        """Write an object as a whole; Conflict when its resourceVersion is not the newest."""
+        path = resource.path(namespace or self.namespace, name)
+        return await self._json("PUT", path, self.asked("update", resource, name, namespace), body=body)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Any,
+        *,
+        kind: str = "merge",
+        subresource: str | None = None,
+        namespace: str | None = None,
+    ) -> Object:
+        """Change an object; ``kind`` is merge, strategic, json or apply."""
+        path = resource.path(namespace or self.namespace, name, subresource)
+        query = {"fieldManager": "lambdactl", "force": "true"} if kind == "apply" else {}
+        asked = self.asked("patch", resource, name, namespace, subresource=subresource)
+        return await self._json("PATCH", path, asked, body=body, query=query, content_type=_PATCHES[kind])
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        *,
+        grace: int | None = None,
+        propagation: str = "Background",
+        uid: str | None = None,
+        namespace: str | None = None,
+    ) -> bool:
+        """Delete an object; False where it was not there.
+
+        Args:
+            resource: its kind.
+            name: its name.
+            grace: seconds between SIGTERM and SIGKILL, in the place of the pod's own.
+            propagation: Background, Foreground or Orphan: what becomes of what it owns.
+            uid: only this very object, not a later one of that name.
+            namespace: the target's unless given.
+        """
+        body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        path = resource.path(namespace or self.namespace, name)
+        try:
+            await self._json("DELETE", path, self.asked("delete", resource, name, namespace), body=body)
+        except NotFound as error:
+            if error.exit_code != NotFound.exit_code:
+                raise  # the namespace itself is missing
+            return False
+        return True
+
+    async def delete_all(
+        self, resource: Resource, *, labels: str, propagation: str = "Background", namespace: str | None = None
+    ) -> None:
+        """Delete all that the labels choose (``deletecollection``)."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        path = resource.path(namespace or self.namespace)
+        asked = self.asked("deletecollection", resource, None, namespace)
+        await self._json("DELETE", path, asked, body=body, query=watching.selectors(labels, ""))
+
+    async def can(
+        self, verb: str, resource: Resource, subresource: str | None = None, *, namespace: str | None = None
+    ) -> tuple[bool, str]:
+        """Whether this user may, and the API's reason (SelfSubjectAccessReview). "" as namespace is all of them."""
+        attributes: Object = {"verb": verb, "group": resource.group, "resource": resource.plural}
+        if resource.namespaced:
+            attributes["namespace"] = self.namespace if namespace is None else namespace
+        if subresource:
+            attributes["subresource"] = subresource
+        body = {
+            "apiVersion": ACCESS_REVIEWS.api_version,
+            "kind": ACCESS_REVIEWS.kind,
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = await self.create(ACCESS_REVIEWS, body)
+        status = answer.get("status") or {}
+        return bool(status.get("allowed")), str(status.get("reason") or status.get("evaluationError") or "")
+
+    async def groups(self) -> set[str]:
+        """The API groups that the cluster has, such as ``kueue.x-k8s.io``."""
+        answer = await self._json("GET", "/apis", self.asked("get", "/apis"))
+        return {str(group.get("name")) for group in answer.get("groups") or []}
+
+    def watch(
+        self, resource: Resource, *, labels: str = "", fields: str = "", namespace: str | None = None
+    ) -> AsyncGenerator[watching.Event, None]:
+        """See `watching.watch`."""
+        return watching.watch(self, resource, labels=labels, fields=fields, namespace=namespace or self.namespace)
+
+    def follow_log(
+        self,
+        pod: str,
+        *,
+        container: str | None = None,
+        since: float | None = None,
+        follow: bool = True,
+        ended: logs.Ended | None = None,
+        namespace: str | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """See `logs.follow_log`."""
+        return logs.follow_log(
+            self, pod, container=container, since=since, follow=follow, ended=ended, namespace=namespace
+        )
+
+    def port_forward(
+        self, pod: str, port: int, *, namespace: str | None = None
+    ) -> AbstractAsyncContextManager[sockets.Stream]:
+        """See `sockets.port_forward`."""
+        return sockets.port_forward(self, pod, port, namespace=namespace or self.namespace)
+
+    async def exec(
+        self,
+        pod: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        container: str | None = None,
+        timeout: float | None = 30,
+        namespace: str | None = None,
+    ) -> sockets.Completed:
+        """See `sockets.execute`."""
+        return await sockets.execute(
+            self, pod, command, stdin=stdin, container=container, timeout=timeout, namespace=namespace or self.namespace
+        )
+
+    def asked(
+        self,
+        verb: str,
+        resource: Resource | str,
+        name: str | None = None,
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+        everywhere: bool = False,
+    ) -> Asked:
+        """What a request asks, for its error."""
+        full = resource if isinstance(resource, str) else resource.full_name
+        namespaced = isinstance(resource, Resource) and resource.namespaced and not everywhere
+        return Asked(
+            cluster=self.target.name,
+            server=self.login.server,
+            namespace=(namespace or self.namespace) if namespaced else None,
+            verb=verb,
+            resource=f"{full}/{subresource}" if subresource else full,
+            name=name,
+        )
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        asked: Asked,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        """One request and its answer; waits out a server that is away, logs in again when the token has expired."""
+        deadline = time.monotonic() + self.patience
+        delay = 0.2
+        while True:
+            try:
+                return await asyncio.wait_for(
+                    self._once(method, path, asked, body, query or {}, content_type), REQUEST_TIMEOUT
+                )
+            except TimeoutError as error:
+                failure: APIError = unreachable(error, asked)
+            except Unavailable as error:
+                failure = error
+            if not self.answered or not _may_repeat(method, failure) or time.monotonic() + delay > deadline:
+                raise failure
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+            delay = min(delay * 2, 5.0)
+
+    async def _once(
+        self, method: str, path: str, asked: Asked, body: Any, query: Mapping[str, str], content_type: str
+    ) -> Object:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if data is not None else {})
+        async with self.request(method, path, asked, query=query, data=data, headers=headers) as response:
+            answer = await response.json(content_type=None)
+            return answer if isinstance(answer, dict) else {}
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        path: str,
+        asked: Asked,
+        *,
+        query: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        sock_read: float | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A successful response whose body the caller reads; logs in again once where the login is refused.
+
+        Raises:
+            APIError: the server refused, or there was no answer (Unavailable).
+        """
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=sock_read)
+        for attempt in (1, 2):
+            try:
+                response = await self.session.request(
+                    method,
+                    self.login.server + path,
+                    params=dict(query or {}),
+                    data=data,
+                    headers={**(headers or {}), **self.login.headers()},
+                    timeout=timeout,
+                    **self.connection(),
+                )
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise unreachable(error, asked) from None
+            self.answered = True
+            if response.status == 401 and attempt == 1 and await self.login.renew():
+                response.release()
+                continue
+            break
+        try:
+            if response.status >= 400:
+                raise explain(response.status, await _status(response), asked)
+            yield response
+        finally:
+            # Not release(): an unread stream would be waited for.
+            response.close()
+
+    def connection(self) -> dict[str, Any]:
+        """What aiohttp wants to know of TLS and the proxy."""
+        options: dict[str, Any] = {"proxy": self.login.proxy, "allow_redirects": False}
+        if self.login.tls is not None:
+            options["ssl"] = self.login.tls
+        if self.login.server_name:
+            options["server_hostname"] = self.login.server_name
+        return options
+
+
+def _may_repeat(method: str, failure: APIError) -> bool:
+    """Whether a request may be sent again: not where it may have taken effect, unless once is as good as twice."""
+    return (
+        method in ("GET", "DELETE", "PUT") or failure.status in (429, 503) or "refuses connections" in failure.message
+    )
+
+
+async def _status(response: aiohttp.ClientResponse) -> Object:
+    """The API's Status object; plain text as its message."""
+    text = (await response.content.read(1 << 16)).decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return {"message": text}
+    return answer if isinstance(answer, dict) else {"message": text}

@@ -1,0 +1,25 @@
+"""Labels of everything that lambdactl makes in a cluster, and the labels of nodes that it reads."""
+
+from __future__ import annotations
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGER = "lambdactl"
+COMPONENT = "app.kubernetes.io/component"
+RUN = "lambdactl.dev/run"
+RUN_ID = "lambdactl.dev/run-id"
+RANK = "batch.kubernetes.io/job-completion-index"
+"""Kubernetes' own, on each pod of an Indexed Job; here it is the rank."""
+
+HOSTNAME = "kubernetes.io/hostname"
+GPU_PRODUCT = "nvidia.com/gpu.product"
+GPU_COUNT = "nvidia.com/gpu.count"
+GPU_MEMORY = "nvidia.com/gpu.memory"
+GPU_MAJOR = "nvidia.com/gpu.compute.major"
+GPU_MINOR = "nvidia.com/gpu.compute.minor"
+DRIVER = "nvidia.com/cuda.driver-version.full"
+"""Node labels of NVIDIA's GPU feature discovery (part of the GPU operator); memory is in MiB."""
+
+POD_SECURITY = "pod-security.kubernetes.io/enforce"
+
+MANAGED = f"{MANAGED_BY}={MANAGER}"
+"""Selects all that lambdactl has made."""
