@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lambdactl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Slow to import, and most commands do not need them.
-HEAVY = {"asyncssh", "ansible", "ansible_runner", "kubernetes", "matplotlib", "rich", "jinja2", "typer"}
+HEAVY = {"aiohttp", "asyncssh", "ansible", "ansible_runner", "kubernetes", "matplotlib", "rich", "jinja2", "typer"}
 # The grammar is typer's, and tables are rich's: only the command line prints.
 HEAVY_ALLOWED = {"cli": {"rich", "typer"}, "__main__": {"rich", "typer"}}
 # What runs where nothing can be installed: on nodes, and in any AWX execution environment.

@@ -350,5 +350,5 @@ def _named(asked: Asked) -> str:
 
 
 def _shorten(text: str) -> str:
-    line = " ".join(text.split()).rstrip(".")
+    line = re.sub(r"\. (?=[A-Z])", ", ", " ".join(text.split())).rstrip(".")
     return line if len(line) <= 400 else f"{line[:397]}..."

@@ -244,10 +244,10 @@ class Login:
         plugin = self.kubeconfig.user(self.context)["exec"]
         command = str(plugin.get("command", "")) if isinstance(plugin, dict) else ""
         if "No such file" in said or "not found" in said:
-            hint = str(plugin.get("installHint") or "").strip().replace("\n", " ")
+            hint = _one_line(plugin.get("installHint") or "").rstrip(".")
+            hint = hint and f" (the kubeconfig says: {hint})"
             return ConnectionFailed(
-                f"the kubeconfig's login program '{command}' is not installed; install it and try again.",
-                remedy=hint or None,
+                f"the kubeconfig's login program '{command}' is not installed; install it and try again{hint}."
             )
         return ConnectionFailed(
             f"the kubeconfig's login program '{command}' failed: {_one_line(said)}; run it by hand to log in."

@@ -1,0 +1,68 @@
+"""Addresses for the process mode: a bridge for the cluster, a network namespace and a veth pair for each pod."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+
+
+class NetworkTrouble(RuntimeError):
+    """This machine does not let the fake make network namespaces."""
+
+
+async def run(*argv: str, check: bool = True) -> bytes:
+    """A program's output."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, stdin=asyncio.subprocess.DEVNULL
+    )
+    out, _ = await process.communicate()
+    if check and process.returncode:
+        raise NetworkTrouble(f"{' '.join(argv)}: {out.decode(errors='replace').strip()}")
+    return out
+
+
+class PodNetwork:
+    """One cluster's bridge and its pods' namespaces; addresses are 10.<a>.<b>.2 to .254."""
+
+    def __init__(self) -> None:
+        self.bridge = f"kf{uuid.uuid4().hex[:8]}"
+        self.subnet = f"10.{random.randint(200, 249)}.{random.randint(0, 255)}"
+        self._next = 1
+        self._spaces: dict[str, str] = {}  # pod uid to namespace
+        self._up: asyncio.Task[None] | None = None
+
+    async def _prepare(self) -> None:
+        await run("ip", "link", "add", self.bridge, "type", "bridge")
+        await run("ip", "addr", "add", f"{self.subnet}.1/24", "dev", self.bridge)
+        await run("ip", "link", "set", self.bridge, "up")
+
+    async def add(self, uid: str) -> tuple[str, str]:
+        """A pod's network namespace and address."""
+        if self._up is None:
+            self._up = asyncio.ensure_future(self._prepare())
+        await self._up
+        self._next = self._next % 253 + 1
+        address = f"{self.subnet}.{self._next + 1}"
+        space = f"kf-{uid[:13]}"
+        self._spaces[uid] = space
+        host, peer = f"v{uid[:8]}h", f"v{uid[:8]}p"
+        await run("ip", "netns", "add", space)
+        await run("ip", "link", "add", host, "master", self.bridge, "type", "veth", "peer", "name", peer)
+        await run("ip", "link", "set", host, "up")
+        await run("ip", "link", "set", peer, "netns", space, "name", "eth0")
+        script = f"ip link set lo up && ip addr add {address}/24 dev eth0 && ip link set eth0 up"
+        script += f" && ip route add default via {self.subnet}.1"
+        await run("ip", "netns", "exec", space, "sh", "-c", script)
+        return space, address
+
+    async def remove(self, uid: str) -> None:
+        space = self._spaces.pop(uid, None)
+        if space is not None:
+            await run("ip", "netns", "del", space, check=False)
+
+    async def close(self) -> None:
+        for uid in list(self._spaces):
+            await self.remove(uid)
+        if self._up is not None:
+            await run("ip", "link", "del", self.bridge, check=False)

@@ -1,0 +1,379 @@
+"""The fake's kubelets in the process mode: a pod's containers really run, as processes of this machine.
+
+Each pod has a network namespace and an address of its own; each container a mount, PID, UTS and IPC namespace, so
+that its first process is PID 1 and everything dies with it, as in a real one. Needs root, ``unshare``, ``nsenter`` and
+``ip``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .events import Events
+from .jobs import ENDED
+from .kubelet import Kubelet, container_status, set_conditions
+from .podnet import PodNetwork, run
+from .podroot import NotYet, Volumes, environment, prepare_volumes, script
+from .server import ApiServer
+from .store import Object, now
+
+UNSHARE = ("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh")
+
+
+def usable() -> str | None:
+    """Why this machine cannot run the process mode, or None."""
+    if os.geteuid() != 0:
+        return "process pods need root (mount and network namespaces)"
+    missing = [name for name in ("unshare", "nsenter", "ip", "chroot") if shutil.which(name) is None]
+    return f"process pods need {', '.join(missing)}" if missing else None
+
+
+@dataclass
+class _Container:
+    process: asyncio.subprocess.Process
+    inside: int | None = None
+    """The PID of its first process, as this machine sees it."""
+    env: dict[str, str] = field(default_factory=dict)
+
+    def kill(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.first() or self.process.pid, number)
+
+    def entered(self) -> bool:
+        """Whether the first process has its root folder, and so is the container's own."""
+        with contextlib.suppress(OSError):
+            return self.first() is not None and os.readlink(f"/proc/{self.inside}/root") != "/"
+        return False
+
+    def first(self) -> int | None:
+        if self.inside is None:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+                self.inside = int(path.read_text().split()[0])
+        return self.inside
+
+
+@dataclass
+class _Pod:
+    folder: Path
+    space: str = ""
+    volumes: Volumes | None = None
+    containers: dict[str, _Container] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    stopping: asyncio.Task[None] | None = None
+    grace_ends: float = 0.0
+
+
+class ProcessKubelet(Kubelet):
+    """Runs pods. ``images`` maps image names to root folders; None: every image is this machine's root."""
+
+    def __init__(
+        self, server: ApiServer, events: Events, *, images: dict[str, Path] | None, root: Path | None = None
+    ) -> None:
+        super().__init__(server, events)
+        self.images = images
+        self.root = root or Path(tempfile.mkdtemp(prefix="fake-kube-"))
+        self._own_root = root is None
+        self.network = PodNetwork()
+        self.pods: dict[str, _Pod] = {}
+        self._proxies: dict[int, asyncio.Server] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def step(self) -> None:
+        super().step()
+        for service in self.store.all("services"):
+            for port in service["spec"].get("ports") or []:
+                number = port.get("nodePort")
+                if number and number not in self._proxies:
+                    self._proxies[number] = None  # type: ignore[assignment]  # held until it listens
+                    self._spawn(self._proxy(copy.deepcopy(service), port))
+
+    def start(self, pod: Object) -> None:
+        uid = pod["metadata"]["uid"]
+        self.creating(pod)
+        self.store.update("pods", pod)
+        self.pods[uid] = mine = _Pod(self.root / "pods" / uid)
+        mine.task = asyncio.ensure_future(self._life(pod, mine))
+
+    def terminate(self, pod: Object) -> None:
+        mine = self.pods.get(pod["metadata"]["uid"])
+        if mine is None:
+            super().terminate(pod)
+            return
+        grace = pod["metadata"].get("deletionGracePeriodSeconds", 30)
+        ends = asyncio.get_running_loop().time() + grace
+        if mine.stopping is None:
+            mine.grace_ends = ends
+            mine.stopping = asyncio.ensure_future(self._stop(pod, mine))
+        else:
+            mine.grace_ends = min(mine.grace_ends, ends)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # A pod's life.
+
+    async def _life(self, pod: Object, mine: _Pod) -> None:
+        uid = pod["metadata"]["uid"]
+        try:
+            mine.space, address = await self.network.add(uid)
+            pod["status"]["podIP"] = address
+            if not await self._prepared(pod, mine) or not await self._inits(pod, mine):
+                return
+            always = pod["spec"].get("restartPolicy") == "Always"
+            for container in pod["spec"]["containers"]:
+                await self._launch(pod, mine, container)
+            self.run(self._merged(pod), address)
+            if probe := pod["spec"]["containers"][0].get("readinessProbe"):
+                self._spawn(self._probe(pod, mine, probe))
+            restarts = 0
+            while True:
+                codes = await asyncio.gather(*(self._reap(pod, mine, c["name"]) for c in pod["spec"]["containers"]))
+                if not always or mine.stopping is not None:
+                    break
+                restarts += 1
+                await asyncio.sleep(min(0.2 * 2**restarts, 5))
+                for container in pod["spec"]["containers"]:
+                    await self._launch(pod, mine, container)
+            if uid in self.pods and self.store.find("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]):
+                self._ended(self._fresh(pod), codes)
+        finally:
+            await self._clean(uid, mine)
+
+    async def _prepared(self, pod: Object, mine: _Pod) -> bool:
+        """Images and volumes, tried until they are there."""
+        while mine.stopping is None:
+            try:
+                missing = [
+                    c["image"]
+                    for c in pod["spec"]["containers"]
+                    if self.images is not None and c["image"] not in self.images
+                ]
+                if missing:
+                    await self._no_image(pod, missing[0])
+                    continue
+                node = self.root / "nodes" / pod["spec"]["nodeName"]
+                node.mkdir(parents=True, exist_ok=True)
+                mine.volumes = prepare_volumes(self.store, pod, mine.folder, node)
+                for name, size in mine.volumes.sizes.items():
+                    path = mine.volumes.paths[name]
+                    await run(
+                        "mount", "-t", "tmpfs", "-o", f"mode=1777{',size=' + size if size else ''}", "none", str(path)
+                    )
+                    mine.volumes.mounted.append(path)
+            except NotYet as why:
+                self.events.tell(pod, "FailedMount", str(why), "kubelet", warning=True)
+                await asyncio.sleep(0.3)
+            else:
+                return True
+        return False
+
+    async def _no_image(self, pod: Object, image: str) -> None:
+        never = pod["spec"]["containers"][0].get("imagePullPolicy") == "Never"
+        reason = "ErrImageNeverPull" if never else "ErrImagePull"
+        message = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": not found'
+        self.waiting(self._merged(pod), reason, message)
+        await asyncio.sleep(0.5)
+        if not never and pod["metadata"]["uid"] in self.pods:
+            with contextlib.suppress(Exception):
+                self.waiting(
+                    self._merged(pod), "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {message}'
+                )
+        await asyncio.sleep(0.5)
+
+    async def _inits(self, pod: Object, mine: _Pod) -> bool:
+        for container in pod["spec"].get("initContainers") or []:
+            await self._launch(pod, mine, container)
+            code = await self._reap(pod, mine, container["name"])
+            if code:
+                fresh = self._fresh(pod)
+                state = {"terminated": {"exitCode": code, "reason": "Error", "finishedAt": now(), "startedAt": now()}}
+                fresh["status"]["initContainerStatuses"] = [container_status(container, state)]
+                self.end(fresh, code)
+                return False
+        return True
+
+    async def _launch(self, pod: Object, mine: _Pod, container: Object) -> None:
+        assert mine.volumes is not None
+        env = environment(self.store, pod, container)
+        folder = mine.folder / container["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = (self.images or {}).get(container["image"], Path("/"))
+        text = script(pod, container, image, folder, mine.volumes, env)
+        file = mine.folder / f"{container['name']}.sh"
+        file.write_text(text)
+        process = await asyncio.create_subprocess_exec(
+            "ip", "netns", "exec", mine.space, *UNSHARE, str(file),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        mine.containers[container["name"]] = one = _Container(process, env=env)
+        while process.returncode is None and not one.entered():  # noqa: ASYNC110 - /proc tells nobody
+            await asyncio.sleep(0.005)
+
+    async def _reap(self, pod: Object, mine: _Pod, name: str) -> int:
+        """Keep what a container writes, until its end; its exit code."""
+        process, log = mine.containers[name].process, self.log(pod, name)
+        assert process.stdout is not None
+        while data := await process.stdout.read(65536):
+            log.write(data)
+        code = await process.wait()
+        return 128 - code if code < 0 else code
+
+    def _ended(self, pod: Object, codes: list[int]) -> None:
+        code = next((code for code in codes if code), 0)
+        self.end(pod, code)
+        pod = self._fresh(pod)
+        for status, own in zip(pod["status"]["containerStatuses"], codes, strict=True):
+            status["state"]["terminated"] |= {"exitCode": own, "reason": "Error" if own else "Completed"}
+        self.store.update("pods", pod)
+
+    async def _stop(self, pod: Object, mine: _Pod) -> None:
+        """preStop, SIGTERM, the grace time, SIGKILL, and the pod is gone."""
+        loop = asyncio.get_running_loop()
+        for container in pod["spec"]["containers"]:
+            hook = ((container.get("lifecycle") or {}).get("preStop") or {}).get("exec")
+            if hook and container["name"] in mine.containers:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        self.execute(pod, hook["command"], b""), max(0.1, mine.grace_ends - loop.time())
+                    )
+        for one in mine.containers.values():
+            one.kill(signal.SIGTERM)
+        while mine.task is not None and not mine.task.done():
+            if loop.time() >= mine.grace_ends:
+                for one in mine.containers.values():
+                    one.kill(signal.SIGKILL)
+            await asyncio.wait({mine.task}, timeout=0.05)
+        self.pods.pop(pod["metadata"]["uid"], None)
+        current = self.store.find("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        if current is not None and current["metadata"]["uid"] == pod["metadata"]["uid"]:
+            if current["status"].get("phase") not in ENDED:
+                self.end(copy.deepcopy(current), 137)
+            self.forget(pod)
+
+    async def _clean(self, uid: str, mine: _Pod) -> None:
+        for one in mine.containers.values():
+            if one.process.returncode is None:
+                one.kill(signal.SIGKILL)
+                await one.process.wait()
+        for path in mine.volumes.mounted if mine.volumes else []:
+            await run("umount", "-l", str(path), check=False)
+        await self.network.remove(uid)
+        shutil.rmtree(mine.folder, ignore_errors=True)
+
+    def _merged(self, pod: Object) -> Object:
+        """The stored pod with the status fields that were set here."""
+        fresh = self._fresh(pod)
+        fresh["status"] = {**fresh["status"], "podIP": pod["status"].get("podIP", "")}
+        return fresh
+
+    async def _probe(self, pod: Object, mine: _Pod, probe: Object) -> None:
+        """The first container's readiness."""
+        before = None
+        while mine.task is not None and not mine.task.done() and mine.stopping is None:
+            ready = await self._ready(pod, probe)
+            if ready != before:
+                fresh = self._fresh(pod)
+                fresh["status"]["containerStatuses"][0]["ready"] = ready
+                set_conditions(fresh, Ready=str(ready), ContainersReady=str(ready))
+                self.store.update("pods", fresh)
+                before = ready
+            await asyncio.sleep(0.2)
+
+    async def _ready(self, pod: Object, probe: Object) -> bool:
+        if "exec" in probe:
+            return (await self.execute(pod, probe["exec"]["command"], b""))[0] == 0
+        port = (probe.get("tcpSocket") or probe.get("httpGet") or {}).get("port", 0)
+        try:
+            _, writer = await self.connect(pod, _number(pod, port))
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    # Doors.
+
+    async def execute(self, pod: Object, command: list[str], stdin: bytes) -> tuple[int, bytes, bytes]:
+        mine = self.pods.get(pod["metadata"]["uid"])
+        one = next(iter(mine.containers.values()), None) if mine else None
+        if one is None or (first := one.first()) is None:
+            return 1, b"", b"the container does not run"
+        process = await asyncio.create_subprocess_exec(
+            "nsenter", f"--target={first}", "--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd",
+            "/usr/bin/env", "-i", *(f"{k}={v}" for k, v in one.env.items()), *command,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate(stdin)
+        return process.returncode or 0, out, err
+
+    async def connect(self, pod: Object, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """As the kubelet does it: to the pod's own localhost first, which is what only it can reach."""
+        fresh = self._fresh(pod)
+        return await asyncio.open_connection(fresh["status"].get("podIP") or "0.0.0.0", port)
+
+    async def _proxy(self, service: Object, port: Object) -> None:
+        """A NodePort: this machine's loopback port leads to a ready pod of the Service."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                pod = next(p for p in self.store.all("pods", service["metadata"]["namespace"]) if _serves(p, service))
+                number = _number(pod, port.get("targetPort", port["port"]))
+                other_reader, other_writer = await self.connect(pod, number)
+            except (StopIteration, OSError):
+                writer.close()
+                return
+            await asyncio.gather(_pump(reader, other_writer), _pump(other_reader, writer))
+
+        with contextlib.suppress(OSError):
+            self._proxies[port["nodePort"]] = await asyncio.start_server(serve, "127.0.0.1", port["nodePort"])
+
+    async def close(self) -> None:
+        for mine in list(self.pods.values()):
+            for one in mine.containers.values():
+                one.kill(signal.SIGKILL)
+            for task in (mine.stopping, mine.task):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, Exception):
+                        await task
+        for proxy in self._proxies.values():
+            if proxy is not None:
+                proxy.close()
+        await self.network.close()
+        if self._own_root:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _serves(pod: Object, service: Object) -> bool:
+    labels = pod["metadata"].get("labels") or {}
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
+    return ready and all(labels.get(k) == v for k, v in (service["spec"].get("selector") or {}).items())
+
+
+def _number(pod: Object, port: object) -> int:
+    """A port by number, or by its name in the pod."""
+    for container in pod["spec"]["containers"]:
+        for found in container.get("ports") or []:
+            if found.get("name") == port:
+                return int(found["containerPort"])
+    return int(str(port))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
