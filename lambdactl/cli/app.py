@@ -94,7 +94,9 @@ def _root(
 def apply(
     file: FileOption = None,
     yes: YesOption = False,
-    detach: Annotated[bool, typer.Option("-d", "--detach", help="Task: do not follow the log.")] = False,
+    detach: Annotated[
+        bool, typer.Option("-d", "--detach", help="Do not follow the log; dev environment: leave it once it is up.")
+    ] = False,
     name: Annotated[str | None, typer.Option("-n", "--name", help="Task: the run's name.")] = None,
     env: Annotated[
         list[str] | None, typer.Option("-e", "--env", metavar="K[=V]", help="Task: set a variable; may be repeated.")
@@ -115,7 +117,7 @@ def apply(
         bool, typer.Option("--force", help="Fleet: run every role on every host, converged or not.")
     ] = False,
 ) -> None:
-    """Make a fleet ready, or run a task on one."""
+    """Make a fleet ready, run a task on one, or bring a dev environment up."""
     from lambdactl.cli import apply as command
 
     sys.exit(
@@ -174,11 +176,12 @@ def attach(
     since: SinceOption = None,
     fleet: FleetOption = None,
     log_dir: LogDirOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Follow a run again, from any machine that has the fleet file; ends with the run's exit code."""
     from lambdactl.cli import attach as command
 
-    sys.exit(command.run(run, fleet, rank=rank, all_ranks=all_ranks, since=since, log_dir=log_dir))
+    sys.exit(command.run(run, fleet, rank=rank, all_ranks=all_ranks, since=since, log_dir=log_dir, yes=yes))
 
 
 @app.command()
@@ -207,8 +210,17 @@ def ssh(
 
 
 @app.command("ssh-config")
-def ssh_config(fleet: FleetOption = None) -> None:
+def ssh_config(
+    fleet: FleetOption = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Instead: take the aliases of dev environments out of your ssh_config.")
+    ] = False,
+) -> None:
     """Print an ssh_config for the fleet, for `ssh -F`, IDEs and rsync."""
+    if remove:
+        from lambdactl.cli import dev_alias
+
+        sys.exit(dev_alias.clear())
     from lambdactl.cli import ssh as command
 
     sys.exit(command.config(fleet))

@@ -1,4 +1,5 @@
-"""`lambdactl apply -f FILE`: a fleet file makes a fleet ready, a task file runs a task."""
+"""`lambdactl apply -f FILE`: a fleet file makes a fleet ready, a task file runs a task, a dev
+environment is brought up."""
 
 from __future__ import annotations
 
@@ -42,9 +43,13 @@ def run(file: str | None, options: Options) -> int:
         from lambdactl.cli import apply_task
 
         return apply_task.run(parsed, options)
-    kind = "a dev environment" if isinstance(parsed, spec.DevEnvironmentSpec) else "a service"
+    if isinstance(parsed, spec.DevEnvironmentSpec):
+        from lambdactl.cli import apply_dev
+
+        return apply_dev.run(parsed, options)
     raise SpecError(
-        f"this is a valid file of {kind}, but this version runs tasks only; write it as `type: task` to run it.",
+        "this is a valid file of a service, but this version runs tasks and dev environments only; "
+        "write it as `type: task` to run it.",
         filename=path,
     )
 

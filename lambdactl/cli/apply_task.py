@@ -26,16 +26,17 @@ from lambdactl.state import RunRecord, State
 from lambdactl.validate.hardware import hardware
 
 if TYPE_CHECKING:
+    from lambdactl.cli.apply_dev import DevRun
     from lambdactl.nccl.hardware import Hardware
     from lambdactl.transport.api import Transport
 
 
-def run(task: spec.TaskSpec, options: Options) -> int:
-    """Run a task on a fleet."""
+def run(task: spec.TaskSpec, options: Options, *, dev: DevRun | None = None) -> int:
+    """Run a task, or what `dev` makes of it, on a fleet."""
     overrides = _overrides(options)
     with State() as state:
         fleet = choose_fleet(options.fleet, state, wanted=task.fleets or ())
-    return asyncio.run(_apply(task, fleet, overrides, options))
+    return asyncio.run(_apply(task, fleet, overrides, options, dev))
 
 
 def _overrides(options: Options) -> Overrides:
@@ -52,7 +53,7 @@ def _overrides(options: Options) -> Overrides:
     )
 
 
-async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, options: Options) -> int:
+async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, options: Options, dev: DevRun | None) -> int:
     from lambdactl.transport import open_transport
 
     async with open_transport(fleet) as connections:
@@ -60,17 +61,24 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
         seen = await survey(transport, fleet)
         if len(seen.problems) == len(fleet.hosts):
             raise next(iter(seen.problems.values())).error()
+        if dev is not None and (status := dev.running(overrides.name or task.name, seen)) is not None:
+            return await dev.again(status, fleet, seen, transport)
         _refuse_same_name(overrides.name or task.name, seen)
         plan = make_plan(task, fleet, seen.views, overrides)
-        _show(plan)
+        plan = plan if dev is None else dev.planned(plan)
+        _show(plan, [] if dev is None else dev.rows)
         if not confirm(f"Run {plan.run_name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
+        if dev is not None:
+            dev.ready(fleet, seen)
         try:
             await _submit(plan, fleet, transport)
         except (asyncio.CancelledError, Interrupted):
             await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
             raise Interrupted(f"interrupted; {plan.run_name} was not started.") from None
         note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
+        if dev is not None:
+            return await dev.stay(plan, fleet, transport)
         if options.detach:
             note(f"Follow it with: lambdactl attach {plan.run_name}")
             return EXIT_OK
@@ -150,15 +158,16 @@ def _refuse_same_name(name: str | None, seen: Survey) -> None:
             )
 
 
-def _show(plan: RunPlan) -> None:
+def _show(plan: RunPlan, more: list[tuple[str, object]]) -> None:
     task = plan.task
     rows: list[tuple[str, object]] = [
         ("Run", plan.run_name),
-        ("Type", f"task (nodes={len(plan.nodes)})"),
+        ("Type", f"task (nodes={len(plan.nodes)})" if not more else "dev environment"),
         ("Fleet", plan.fleet_name),
         ("Startup order", task.startup_order),
         ("Stop criteria", task.stop_criteria),
         ("Max duration", "off" if plan.max_duration is None else duration(plan.max_duration)),
+        *more,
     ]
     print_table(("FIELD", "VALUE"), rows, to=err())
     print_table(

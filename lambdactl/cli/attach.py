@@ -5,18 +5,28 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from lambdactl.cli.finding import found_run
+from lambdactl.cli import dev_alias, dev_session
+from lambdactl.cli.finding import Found, found_run
 from lambdactl.cli.following import follow_to_end
 from lambdactl.cli.logs import parse_since, ranks_wanted
 
 
 def run(
-    key: str, fleet: str | None, *, rank: int | None, all_ranks: bool, since: str | None, log_dir: Path | None
+    key: str,
+    fleet: str | None,
+    *,
+    rank: int | None,
+    all_ranks: bool,
+    since: str | None,
+    log_dir: Path | None,
+    yes: bool = False,
 ) -> int:
     """Follow a run until its end; the exit code is the run's."""
 
     async def body() -> int:
         async with found_run(key, fleet) as found:
+            if found.status.dev is not None and not found.status.final:
+                return await _to_dev_environment(found, parse_since(since), log_dir, yes=yes)
             return await follow_to_end(
                 found.transport,
                 found.status.run_id,
@@ -28,3 +38,11 @@ def run(
             )
 
     return asyncio.run(body())
+
+
+async def _to_dev_environment(found: Found, since: float | None, log_dir: Path | None, *, yes: bool) -> int:
+    """Its link, its alias and its session again, on this machine."""
+    status = found.status
+    included = dev_alias.include(yes=yes)
+    place = dev_session.Place(found.fleet, found.transport, status.run_id, status.name, status.hosts[0], included)
+    return await dev_session.stay(place, since=since, log_dir=log_dir)

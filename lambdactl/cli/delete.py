@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from lambdactl import spec
+from lambdactl.cli import dev_alias
 from lambdactl.cli.apply import find_file
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.progress import HostProgress
@@ -54,6 +55,7 @@ async def _delete(fleet: Fleet, text: str, *, yes: bool) -> int:
     forget_connections(fleet)
     if failures or unreached:
         return EXIT_FAILED if failures else EXIT_UNREACHABLE
+    dev_alias.forget_fleet(fleet)
     with State() as state:
         state.forget_fleet(fleet.id)
     note(f"{fleet.name} is torn down.")

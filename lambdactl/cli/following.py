@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambdactl.cli.console import note
 from lambdactl.errors import EXIT_FAILED, EXIT_LOST, EXIT_OK
@@ -34,11 +34,14 @@ async def follow_to_end(
     log_dir: Path | None = None,
     stop_when_interrupted: bool = False,
     hardware: Hardware | str | None = None,
+    beside: Callable[[Follower], Coroutine[Any, Any, None]] | None = None,
 ) -> int:
     """Show the log until the run has ended; returns the exit code that the command should have.
 
     Under the log of nccl-tests stands the verdict on `hardware` (or the clause why that is not known; None: no
     verdict is wanted), under a failed run's log the known causes.
+
+    `beside` goes on at the same time, and is ended with this.
 
     Ctrl-C asks whether to stop the run or to detach; without a terminal it stops the run when this command started it
     (`stop_when_interrupted`) and detaches otherwise. SIGTERM always detaches: the run does not need this machine.
@@ -46,6 +49,7 @@ async def follow_to_end(
     watch = LogWatch()
     output = LogOutput(ranks, directory=log_dir, watch=watch.feed)
     follower = Follower(transport, run_id, hosts, output, show=ranks, since=since, notify=note)
+    also = asyncio.ensure_future(beside(follower)) if beside is not None else None
     try:
         task = asyncio.ensure_future(follower.run())
         if not await _until_done(task, transport, run_id, run_name, hosts, stop_when_interrupted=stop_when_interrupted):
@@ -53,6 +57,9 @@ async def follow_to_end(
             return EXIT_OK
         status = await follower.status()
     finally:
+        if also is not None:
+            also.cancel()
+            await asyncio.gather(also, return_exceptions=True)
         output.close()
     code = report_end(status, run_name)
     if hardware is not None and (line := verdict_line(watch, hardware)):

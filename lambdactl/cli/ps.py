@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from lambdactl.cli import dev_alias
 from lambdactl.cli.console import ago, duration, note, print_json, state_text, table
 from lambdactl.cli.select import known_fleets
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE
@@ -50,6 +51,8 @@ async def _run(fleets: Sequence[Fleet], *, all_runs: bool, watch: bool, as_json:
                 for (f, _), (_s, ps) in zip(transports, found, strict=True)
                 for host, p in ps.items()
             }
+            for (fleet, _), (statuses, unanswered) in zip(transports, found, strict=True):
+                dev_alias.sweep(fleet, statuses, unanswered)
             answered = any(len(ps) < len(f.hosts) for (f, _), (_s, ps) in zip(transports, found, strict=True))
             runs.sort(key=lambda item: item[1].submitted_at, reverse=True)
             return (runs if all_runs else _current(runs)), problems, answered

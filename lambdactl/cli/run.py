@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
-from lambdactl.cli.console import ago, print_json, print_table, state_text
+from lambdactl.cli.console import ago, duration, print_json, print_table, state_text
 from lambdactl.cli.finding import found_run
 from lambdactl.errors import EXIT_OK
+from lambdactl.run.dev import described
 from lambdactl.run.status import RunStatus
 
 
@@ -31,6 +33,7 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int:
             ("reason", status.message or status.reason or "-"),
             ("owner", status.owner),
             ("submitted", ago(status.submitted_at)),
+            *_dev_rows(status),
         ],
     )
     print_table(
@@ -47,3 +50,17 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int:
         ],
     )
     return EXIT_OK
+
+
+def _dev_rows(status: RunStatus) -> list[tuple[str, object]]:
+    """Lines that only a dev environment has."""
+    if status.dev is None:
+        return []
+    dev = described(status.dev, status.name)
+    limit = "" if dev["inactivity"] is None else f" of {duration(dev['inactivity'])}"
+    idle = f"idle for {duration(time.time() - dev['idle_since'])}{limit}" if dev["idle_since"] else "in use"
+    return [
+        ("IDE", dev["url"] or "none: SSH only"),
+        ("ssh", f"ssh {status.name}" if dev["up_at"] else "not up yet"),
+        ("sessions", f"{dev['sessions']}, {idle}" if dev["up_at"] and not status.final else "-"),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from lambdactl.cli import dev_alias
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.finding import found_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
@@ -20,6 +21,7 @@ def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
         async with found_run(key, fleet) as found:
             status = found.status
             if status.final:
+                dev_alias.forget([status.run_id])
                 note(f"{status.name} has already ended ({status.state}).")
                 return EXIT_OK
             if not confirm(f"Stop the run {status.name} on {status.nodes_num} nodes?", yes=yes):
@@ -31,6 +33,7 @@ def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
             if ended is not None and not all(rank["state"] in ("done", "failed", "stopped") for rank in ended.ranks):
                 note(f"{status.name} has not ended yet; `lambdactl stop -x {status.name}` kills it.")
                 return EXIT_FAILED
+            dev_alias.forget([status.run_id])
             note(f"{status.name} is stopped.")
             return EXIT_UNREACHABLE if untold else EXIT_OK
 

@@ -55,6 +55,18 @@ def _node_shell(args: list[str]) -> int:
     return main(args)
 
 
+def _session(args: list[str]) -> int:
+    from .landing import session
+
+    return session(args)
+
+
+def _land(args: list[str]) -> int:
+    from .landing import land
+
+    return land(args)
+
+
 VERBS = {
     "serve": _serve,
     "logs": _logs,
@@ -64,6 +76,8 @@ VERBS = {
     "post": _post,
     "guard": _guard,
     "node-shell": _node_shell,
+    "session": _session,
+    "land": _land,
 }
 
 

@@ -59,7 +59,8 @@ def open_terminal() -> tuple[int, int]:
     return ours, theirs
 
 
-def _become(user: User) -> None:
+def become(user: User) -> None:
+    """Give up root for the user, for good."""
     if os.geteuid() != 0 or (user.uid == 0 and user.gid == 0):
         return
     os.setgroups(user.groups)
@@ -67,7 +68,8 @@ def _become(user: User) -> None:
     os.setuid(user.uid)
 
 
-def _raise_limits() -> None:
+def raise_limits() -> None:
+    """What a job may pin and dump."""
     for kind in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_CORE):  # RDMA pins memory; a core file is no part of a run
         try:
             limit = resource.RLIM_INFINITY if kind == resource.RLIMIT_MEMLOCK else 0
@@ -102,10 +104,10 @@ def _child(
         if gate[0] >= 0:
             os.close(gate[1])
             os.read(gate[0], 1)  # ends when the parent has closed its side, too
-            _raise_limits()
+            raise_limits()
             _reset_oom_score()
         step = f"becoming user {user.name}"
-        _become(user)
+        become(user)
         step = f"entering the working directory {cwd}"
         _enter(cwd)
         step = f"executing {argv[0]}"

@@ -18,6 +18,7 @@ from .launch import User, find_user, open_terminal, spawn
 from .logstore import LogWriter
 from .loop import Loop, Timer
 from .outcome import of_exit, of_stop
+from .presence import OPERATIONS, DevEnvironment
 from .processes import ProcessTree
 
 TYPE_CHECKING = False
@@ -59,8 +60,20 @@ class Supervisor:
         self.control = ControlServer(
             self.loop, job.run_id, admits=self._uids.__contains__, handle=self._handle, on_agent=self._on_agent
         )
+        self.dev = self._dev_environment()
         self.loop.on_signal(signal.SIGCHLD, self._reap)
         self.loop.on_signal(signal.SIGTERM, self._on_sigterm)
+
+    def _dev_environment(self) -> DevEnvironment | None:
+        if self.job.dev is None:
+            return None
+        return DevEnvironment(
+            self.job,
+            self.loop,
+            publish=lambda value: self._update(dev=value),
+            left_alone=lambda text: self._end("inactivity", text),
+            adopt=self.processes.adopt,
+        )
 
     def _helpers(self) -> set[int]:
         links = self.coordinator.links if self.coordinator is not None else []
@@ -138,6 +151,8 @@ class Supervisor:
         os.set_blocking(self._terminal, False)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         directory = env.working_dir(self.job, user)
+        if self.dev is not None:
+            self.dev.prepare(user, variables, directory)
         try:
             self._pid = spawn(
                 self._argv(user), user, variables, (null, theirs, theirs), cwd=directory, job=self.processes.adopt
@@ -163,7 +178,8 @@ class Supervisor:
                 break
             parts.append(data)
         if parts:
-            self.log.write(b"".join(parts))
+            data = b"".join(parts)
+            self.log.write(data if self.dev is None else self.dev.feed(data))
             if self._announcement is None:
                 wait = self._announced + ANNOUNCE_INTERVAL - time.monotonic()
                 self._announcement = self.loop.later(max(0.0, wait), self._announce)
@@ -213,6 +229,8 @@ class Supervisor:
             timer.cancel()
         if self._silence is not None:
             self._silence.cancel()
+        if self.dev is not None:
+            self.dev.close()
         self.log.close()
         sizes = {"log_size": self.log.size, "log_start": self.log.start, "log_dropped": self.log.dropped}
         self._update(**outcome, **sizes, finished_at=time.time())
@@ -263,8 +281,10 @@ class Supervisor:
             self.stop({"reason": reason, "message": message, "abort": abort, "grace": grace})
 
     def _out_of_time(self) -> None:
-        text = f"max_duration of {self.job.max_duration:g} s is over"
-        self.stop({"reason": "max-duration", "message": text, "abort": False, "grace": None})
+        self._end("max-duration", f"max_duration of {self.job.max_duration:g} s is over")
+
+    def _end(self, reason: str, text: str) -> None:
+        self.stop({"reason": reason, "message": text, "abort": False, "grace": None})
 
     def _on_sigterm(self) -> None:
         down = paths.is_shutting_down()
@@ -280,6 +300,8 @@ class Supervisor:
             return self._adopt(peer)
         if peer.uid not in (0, os.geteuid()):
             raise NodeError("bad-request", f"only root may ask for {operation!r}")
+        if self.dev is not None and operation in OPERATIONS:
+            return self.dev.handle(request, peer, self.value["state"])
         if operation == "go":
             self.start()
         elif operation == "stop":

@@ -122,6 +122,17 @@ def _stop(request: dict[str, Any]) -> dict[str, Any]:
     return _status({"run": run})
 
 
+def _update(request: dict[str, Any]) -> dict[str, Any]:
+    run = state.find(paths.run_key(request.get("run")))
+    if run is None:
+        return {"ranks": []}
+    from . import control
+
+    if control.call(run, {"op": "change", "inactivity": request.get("inactivity")}) is None:
+        raise NodeError("not-found", f"run {request.get('run')} has ended on this node")
+    return _status({"run": run})
+
+
 def _forget(request: dict[str, Any]) -> dict[str, Any]:
     run = state.find(paths.run_key(request.get("run")))
     if run is not None:
@@ -158,6 +169,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "release": _release,
     "status": _status,
     "stop": _stop,
+    "update": _update,
     "forget": _forget,
     "gc": _gc,
 }

@@ -14,6 +14,10 @@ from . import control, paths
 from .env import RUN_VARIABLE
 from .errors import NodeError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 def _join(run: str) -> dict[str, str]:
     """Variables of the run that this process is now a part of; empty when there is no such active run."""
@@ -27,17 +31,22 @@ def _join(run: str) -> dict[str, str]:
     return {str(name): str(value) for name, value in variables.items()} if isinstance(variables, dict) else {}
 
 
-def main(args: list[str]) -> int:
-    """Become the command that the SSH client asked for, or a login shell."""
-    if args:
-        raise NodeError("bad-request", "usage: runner.pyz node-shell")
-    os.environ.update(_join(os.environ.get(RUN_VARIABLE, "")))
+def execute(command: str | None, variables: dict[str, str]) -> NoReturn:
+    """Become the command, or without one a login shell. Raises NodeError (internal)."""
     shell = pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
-    command = os.environ.pop("SSH_ORIGINAL_COMMAND", None)
     name = os.path.basename(shell)
     try:
         if command is None:
-            os.execv(shell, ["-" + name])
-        os.execv(shell, [name, "-c", command])
+            os.execve(shell, ["-" + name], variables)
+        os.execve(shell, [name, "-c", command], variables)
     except OSError as error:
         raise NodeError("internal", f"cannot execute {shell}: {error.strerror}") from None
+
+
+def main(args: list[str]) -> NoReturn:
+    """Become the command that the SSH client asked for, or a login shell."""
+    if args:
+        raise NodeError("bad-request", "usage: runner.pyz node-shell")
+    variables = {**os.environ, **_join(os.environ.get(RUN_VARIABLE, ""))}
+    command = variables.pop("SSH_ORIGINAL_COMMAND", None)
+    execute(command, variables)

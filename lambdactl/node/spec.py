@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from . import paths
+from . import dev, paths
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -115,6 +115,7 @@ class Job:
         self.repo_id = _text(raw, "repo_id", "none")
         self.repo_dir = _optional_text(raw, "repo_dir")
         self.mpi_network = _optional_text(raw, "mpi_network")
+        self.dev = dev.settings(raw.get("dev"))
 
     @property
     def node(self) -> Node:

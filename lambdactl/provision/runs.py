@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -17,14 +18,15 @@ from lambdactl.provision.actions import TaskVars, play_fleet
 from lambdactl.provision.interrupts import Screen, interruptions
 from lambdactl.provision.probe import reach
 from lambdactl.provision.task_options import TaskOptions
-from lambdactl.run.control import stop_run, wait_ended
+from lambdactl.run.control import stop_run, wait_ended, wait_up
+from lambdactl.run.dev import as_task, job_key
 from lambdactl.run.follow import Follower
 from lambdactl.run.plan import NodeView, RunPlan, job_specs, make_plan
 from lambdactl.run.screen import LogOutput
 from lambdactl.run.status import FINAL, RunStatus, fetch_runs
 from lambdactl.run.submit import submit
 from lambdactl.run.survey import survey
-from lambdactl.spec import TaskSpec, load
+from lambdactl.spec import DevEnvironmentSpec, TaskSpec, load
 
 if TYPE_CHECKING:
     from lambdactl.transport.api import Transport
@@ -54,9 +56,7 @@ async def run_task(
     """
     from lambdactl.transport import open_transport
 
-    task = load(options.task_file, kind="task")
-    if not isinstance(task, TaskSpec):
-        raise SpecError("This is not a task.", filename=options.task_file)
+    task, dev = _read(options.task_file)
     fleet, chosen = play_fleet(task_vars)
     async with open_transport(fleet) as transport:
         seen = await survey(transport, fleet)
@@ -68,7 +68,7 @@ async def run_task(
             name: view if name in chosen else NodeView(name, problem="is not among the hosts of this play")
             for name, view in seen.views.items()
         }
-        plan = make_plan(task, fleet, views, options.overrides)
+        plan = replace(make_plan(task, fleet, views, options.overrides), dev=dev)
         result = _planned(plan)
         if check:
             return result
@@ -76,6 +76,16 @@ async def run_task(
         note(f"{plan.run_name} is started on {', '.join(node.name for node in plan.nodes)}.")
         result = {**result, "started": True, "state": "running"}
         return {**result, **await _follow(plan, options, transport, screen, note)} if options.wait else result
+
+
+def _read(file: str) -> tuple[TaskSpec, dict[str, Any] | None]:
+    """The task of a task file, or that of a dev environment with what its node is told."""
+    parsed = load(file)
+    if isinstance(parsed, DevEnvironmentSpec):
+        return as_task(parsed), job_key(parsed)
+    if not isinstance(parsed, TaskSpec):
+        raise SpecError("this is neither a task nor a dev environment.", filename=file)
+    return parsed, None
 
 
 def _planned(plan: RunPlan) -> dict[str, Any]:
@@ -130,6 +140,7 @@ async def _follow(
             log.close()
     screen.finish()
     if detached:
+        note(detached)
         return {"message": detached}
     return _ended(await followers[0].status(), plan, options.log_dir)
 
@@ -139,13 +150,16 @@ async def _to_its_end(
 ) -> str:
     """Empty when the run has ended; a sentence when this process only detached from it."""
     logs = asyncio.ensure_future(_all(followers))
+    up = asyncio.ensure_future(_until_up(plan, followers, transport))
     with interruptions(screen) as queue:
         event = asyncio.ensure_future(queue.get())
         try:
-            await asyncio.wait((logs, event), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((logs, event, up), return_when=asyncio.FIRST_COMPLETED)
             if logs.done():
                 logs.result()
                 return ""
+            if up.done():
+                return up.result()
             if event.result() == "orphaned" or options.on_interrupt == "detach":
                 return f"Interrupted; {plan.run_name} goes on."
             names = [node.name for node in plan.nodes]
@@ -153,9 +167,22 @@ async def _to_its_end(
             await wait_ended(transport, plan.run_id, names, patience=_AFTER_INTERRUPTION)
             return ""
         finally:
-            for task in (logs, event):
+            for task in (logs, event, up):
                 task.cancel()
-            await asyncio.gather(logs, event, return_exceptions=True)
+            await asyncio.gather(logs, event, up, return_exceptions=True)
+
+
+async def _until_up(plan: RunPlan, followers: list[Follower], transport: Transport) -> str:
+    """Never ends for a task; for a dev environment a sentence once it is up, which is all that a play waits for."""
+    if plan.dev is None:
+        await asyncio.Event().wait()
+    host = plan.nodes[0].name
+    status = await wait_up(transport, plan.run_id, host)
+    if status is None or status.final:
+        await asyncio.Event().wait()  # the log's end tells it
+    else:
+        await asyncio.gather(*(each.reach(0, int(status.ranks[0].get("log_size") or 0)) for each in followers))
+    return f"{plan.run_name} is up on {host}; `lambdactl attach {plan.run_name} --fleet FILE` leads to it."
 
 
 async def _all(followers: list[Follower]) -> None:

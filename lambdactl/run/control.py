@@ -12,6 +12,7 @@ from lambdactl.transport.api import Runner
 
 # The nodes enforce the grace time; this is only how often they are asked whether they have done so.
 _POLL = 0.2
+_POLL_UP = 0.5
 
 
 async def stop_run(
@@ -43,3 +44,18 @@ async def wait_ended(transport: Runner, run: str, hosts: Iterable[str], *, patie
         if status is None or all(rank["state"] in FINAL for rank in status.ranks) or time.monotonic() > deadline:
             return status
         await asyncio.sleep(_POLL)
+
+
+async def wait_up(transport: Runner, run: str, host: str) -> RunStatus | None:
+    """Wait until a dev environment is up (its `init` has ended) or has ended.
+
+    Returns:
+        Its status then; None when its node does not know it any more. A node that does not answer is asked again.
+    """
+    while True:
+        runs, problems = await fetch_runs(transport, [host], run)
+        if runs and (runs[0].final or (runs[0].dev or {}).get("up_at")):
+            return runs[0]
+        if not runs and not problems:
+            return None
+        await asyncio.sleep(_POLL_UP)

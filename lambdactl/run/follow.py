@@ -81,6 +81,13 @@ class Follower:
         runs, _problems = await fetch_runs(self._transport, self._hosts.values(), self._run_id)
         return runs[0] if runs else None
 
+    async def reach(self, rank: int, offset: int, *, patience: float = 15.0) -> None:
+        """While `run` is running: wait until a rank's log was shown up to an offset, at most `patience` seconds."""
+        for _ in range(int(patience / 0.05)):
+            if self.cursors[rank].offset >= offset or self.cursors[rank].final is not None:
+                return
+            await asyncio.sleep(0.05)
+
     async def _rank(self, cursor: Cursor) -> None:
         pause = 0.2
         lost_since: float | None = None

@@ -66,6 +66,7 @@ class RunPlan:
         nodes: in rank order.
         excluded: for each host that takes no part, one clause that says why ("" where it is simply not needed).
         mpi_network: the subnet that the nodes share, in CIDR notation, for Open MPI; None on one node.
+        dev: the JobSpec's key of a dev environment (run/dev.py).
         defaults: by host, variables that hold where neither the user nor the node's own configuration sets them.
     """
 
@@ -83,6 +84,7 @@ class RunPlan:
     node_timeout: float = NODE_TIMEOUT
     submitted_at: float = field(default_factory=time.time)
     defaults: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    dev: Mapping[str, Any] | None = None
 
     @property
     def gpus(self) -> int:
@@ -180,6 +182,7 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
         "spec_text": task.source.text,
         "log_limit": LOG_LIMIT,
         "gpus": None,
+        **({} if plan.dev is None else {"dev": dict(plan.dev)}),
     }
     return {
         node.name: {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lambdactl.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST, EXIT_MAX_DURATION, EXIT_OK
+from lambdactl.run.dev import described
 from lambdactl.run.nodes import Problem, call_all, same
 from lambdactl.transport.api import Runner
 
@@ -21,6 +22,7 @@ _REASON_CODES = {
     "coordinator-lost": EXIT_LOST,
     "runner-killed": EXIT_LOST,
     "oom": 137,
+    "inactivity": EXIT_OK,
 }
 
 
@@ -58,6 +60,12 @@ class RunStatus:
         """Inventory names by rank, for the ranks that answered."""
         return {int(rank["rank"]): str(rank["node"]) for rank in self.ranks}
 
+    @property
+    def dev(self) -> Mapping[str, Any] | None:
+        """What its node says of a dev environment; None for another kind of run, and before it has begun."""
+        value = self.ranks[0].get("dev")
+        return value if isinstance(value, dict) else None
+
     def as_json(self) -> dict[str, Any]:
         """The schema of `run get --json` and `ps --json` (docs/commands.md)."""
         return {
@@ -72,8 +80,9 @@ class RunStatus:
             "owner": self.owner,
             "submitted_at": self.submitted_at,
             "finished_at": self.finished_at,
-            "ranks": [{key: value for key, value in rank.items() if key != "gang"} for rank in self.ranks],
+            "ranks": [{key: value for key, value in rank.items() if key not in ("gang", "dev")} for rank in self.ranks],
             "unseen_hosts": dict(self.unseen),
+            **({} if self.dev is None else {"dev": described(self.dev, self.name)}),
         }
 
 
@@ -125,11 +134,11 @@ def exit_code(gang: Mapping[str, Any]) -> int:
     """The exit code of `lambdactl apply` for a gang that has ended: the first failing rank's own, else the reason's."""
     if gang.get("state") == "done":
         return EXIT_OK
-    if gang.get("state") == "stopped":
-        return EXIT_INTERRUPTED
     reason = str(gang.get("reason") or "")
     if reason in _REASON_CODES:
         return _REASON_CODES[reason]
+    if gang.get("state") == "stopped":
+        return EXIT_INTERRUPTED
     code = gang.get("exit_code")
     return int(code) if code else EXIT_FAILED
 
