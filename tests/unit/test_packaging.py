@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -33,12 +34,26 @@ def test_the_collection_leaves_out_what_users_do_not_run() -> None:
     assert tops - set(GALAXY["build_ignore"]) - kept == set()
 
 
-@pytest.mark.parametrize("kind", ["inventory", "action"])
-def test_the_collections_plugins_are_links_to_the_checkouts(kind: str) -> None:
-    link = ROOT / "plugins" / kind
-    assert link.is_symlink()
-    assert not os.path.isabs(os.readlink(link))
-    assert list(link.glob("lambda*.py"))
+@pytest.mark.parametrize(
+    ("kind", "folder"), [("inventory", "inventory_plugins"), ("action", "playbooks/action_plugins")]
+)
+def test_the_collection_has_a_door_to_each_of_the_checkouts_plugins(kind: str, folder: str) -> None:
+    plugins = {path.name: path for path in (ROOT / folder).glob("*.py")}
+    doors = {path.name: path for path in (ROOT / "plugins" / kind).glob("*.py")}
+    assert doors.keys() == plugins.keys()
+    for name, door in doors.items():
+        module = f"ansible_collections.lambdactl.lambdactl.{folder.replace('/', '.')}.{Path(name).stem}"
+        assert f"from {module} import " in door.read_text()
+
+
+def test_the_collections_inventories_are_documented_in_the_same_words() -> None:
+    for plugin in (ROOT / "inventory_plugins").glob("*.py"):
+        beside: dict[str, Any] = yaml.safe_load((ROOT / "plugins/inventory" / f"{plugin.stem}.yml").read_text())
+        words = dict(
+            re.findall(r'^(DOCUMENTATION|EXAMPLES) = r"""\n(.*?)"""', plugin.read_text(), re.MULTILINE | re.DOTALL)
+        )
+        assert beside["DOCUMENTATION"] == yaml.safe_load(words["DOCUMENTATION"])
+        assert beside["EXAMPLES"].strip() == words["EXAMPLES"].strip()
 
 
 def test_one_range_of_ansible_core_everywhere() -> None:
