@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: lambda_fleet
-short_description: Hosts of an SSH fleet file (dstack's format), with the way through their jump host
+short_description: Hosts of a fleet file (dstack's format), with the way through their jump host
 author:
   - lambdactl contributors
 description:
@@ -18,6 +18,8 @@ description:
     work frozen, in another container, as AWX jobs use them.
   - Every fleet has its own known_hosts file and its own folder of control sockets. Two clusters that use the same
     private addresses never share a connection or a host key.
+  - The fleet file of a Kubernetes backend (C(nodes) and C(backends=[kubernetes])) gives the cluster's nodes that the
+    fleet means, with their facts in C(lambdactl_facts), and a group C(run_NAME) for each run with its running ranks.
   - Nothing is added to the inventory unless the whole file is valid. A mistake is one error with file and line.
   - There are two forms of inventory source. The fleet file itself needs nothing else. A configuration file, with
     C(plugin) and C(fleet), adds C(compose), C(groups), C(keyed_groups) and other keys; a fleet file may not
@@ -34,6 +36,7 @@ notes:
   - The cache is of use for very large fleets only. It is never used for a fleet file whose content has changed.
 requirements:
   - PyYAML, which ansible-core brings
+  - for Kubernetes fleets the Python package kubernetes, version 37 or newer
 options:
   plugin:
     description: Marks a configuration file as one for this plugin.
@@ -129,6 +132,7 @@ if importlib.util.find_spec("lambdactl") is None:
     # From a checkout, as AWX has it: the package lies beside this folder.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lambdactl import spec
 from lambdactl.errors import LambdactlError, SpecError
 from lambdactl.fleet.model import Fleet, Overrides
 from lambdactl.fleet.source import is_config, is_ours
@@ -142,6 +146,7 @@ class FleetData(t.TypedDict):
 
     group: str
     hosts: dict[str, dict[str, t.Any]]
+    groups: t.NotRequired[dict[str, dict[str, dict[str, t.Any]]]]
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -228,16 +233,19 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         )
 
     def _populate(self, data: FleetData) -> None:
-        group = self.inventory.add_group(data["group"])
-        for host, variables in data["hosts"].items():
-            self.inventory.add_host(host, group=group)
-            for name, value in variables.items():
-                self.inventory.set_variable(host, name, value)
+        everything: dict[str, dict[str, t.Any]] = {}
+        for name, hosts in {data["group"]: data["hosts"], **data.get("groups", {})}.items():
+            group = self.inventory.add_group(name)
+            everything |= hosts
+            for host, variables in hosts.items():
+                self.inventory.add_host(host, group=group)
+                for variable, value in variables.items():
+                    self.inventory.set_variable(host, variable, value)
         compose, groups, keyed_groups = (self.get_option(name) for name in ("compose", "groups", "keyed_groups"))
         if not (compose or groups or keyed_groups):
             return
         strict = self.get_option("strict")
-        for host, variables in data["hosts"].items():
+        for host, variables in everything.items():
             # Composed variables come first, so that groups can use them.
             self._set_composite_vars(compose, variables, host, strict=strict)
             self._add_host_to_composed_groups(groups, variables, host, strict=strict)
@@ -245,8 +253,33 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
 
 def _read(path: str, overrides: Overrides) -> FleetData:
+    if spec.load(path, kind="fleet").ssh_config is None:
+        return _read_kubernetes(path)
     fleet = Fleet.load(path, overrides=overrides)
     return {"group": fleet.group, "hosts": {host.name: _portable(host_vars(fleet, host)) for host in fleet.hosts}}
+
+
+def _read_kubernetes(path: str) -> FleetData:
+    """Nodes, and the ranks that run on them, as the cluster has them now."""
+    missing = [name for name in ("kubernetes", "aiohttp") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SpecError(
+            "This is a Kubernetes fleet, whose nodes are asked of the cluster, and the Python package "
+            f"'{missing[0]}' is not installed for Ansible; install 'kubernetes>=37'.",
+            filename=path,
+        )
+    from lambdactl.backends.kubernetes.inventory import inventory
+
+    return t.cast(FleetData, _without_templates(inventory(path)))
+
+
+def _without_templates(value: t.Any) -> t.Any:
+    """What a cluster says must never be a template, because variables of this plugin are trusted."""
+    if isinstance(value, dict):
+        return {name: _without_templates(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_templates(item) for item in value]
+    return "" if isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "{#")) else value
 
 
 def _portable(variables: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lambdactl import spec
 from lambdactl.errors import LambdactlError
@@ -51,6 +51,17 @@ def state_dir() -> Path:
     return folder
 
 
+class Named(Protocol):
+    """What is remembered of a fleet, whatever it runs on."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class FleetRecord:
     """A fleet that was applied from this machine; `facts` maps host names to the probe's answer."""
@@ -63,11 +74,22 @@ class FleetRecord:
     hosts: tuple[str, ...]
     updated_at: float
 
-    def load(self) -> Fleet:
-        """The fleet as its file stands now, or as it was remembered when the file is gone.
+    @property
+    def spec(self) -> spec.FleetSpec:
+        """The fleet's file as it stands now, or as it was remembered when the file is gone.
 
         Raises:
             SpecError: the file was changed and is not valid any more.
+        """
+        if self.path and Path(self.path).is_file():
+            return spec.load(self.path, kind="fleet")
+        return spec.loads(self.text, filename=self.path or self.name, kind="fleet")
+
+    def load(self) -> Fleet:
+        """The hosts of an SSH fleet, by its file as it stands now or as it was remembered when the file is gone.
+
+        Raises:
+            SpecError: the file was changed and is not valid any more, or it is no SSH fleet.
         """
         if self.path and Path(self.path).is_file():
             return Fleet.load(self.path)
@@ -120,7 +142,7 @@ class State:
         self._db.close()
 
     def remember_fleet(
-        self, fleet: Fleet, text: str, *, facts: dict[str, dict[str, Any]] | None = None, hosts: list[str] | None = None
+        self, fleet: Named, text: str, *, facts: dict[str, dict[str, Any]] | None = None, hosts: list[str] | None = None
     ) -> None:
         """Store a fleet; facts and provisioned host names are kept from before where they are not given."""
         old = self.fleet(fleet.id)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lambdactl.cli.backend import backend_app
 from lambdactl.cli.nccl import nccl_app
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ run_app = typer.Typer(help="One run, for scripts.", no_args_is_help=True)
 playbook_app = typer.Typer(help="The playbooks, by plain ansible-playbook.", no_args_is_help=True)
 sandbox_app = typer.Typer(help="A virtual cluster of containers on this machine.", no_args_is_help=True)
 app.add_typer(fleet_app, name="fleet")
+app.add_typer(backend_app, name="backend")
 app.add_typer(run_app, name="run")
 app.add_typer(playbook_app, name="playbook")
 app.add_typer(sandbox_app, name="sandbox")

@@ -12,7 +12,7 @@ from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, err, note, out, print_table
 from lambdactl.cli.fleet_view import COLUMNS, PLAN_COLUMNS, host_rows, plan_rows
 from lambdactl.cli.progress import HostProgress
-from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError, SpecError
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError
 from lambdactl.fleet import Fleet
 from lambdactl.play import play
 from lambdactl.provision import Survey, survey
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 def run(parsed: spec.FleetSpec, path: str, options: Options) -> int:
     """Make a fleet ready."""
     if parsed.ssh_config is None:
-        raise SpecError(
-            "this fleet file names a backend instead of `ssh_config`, and this version provisions SSH fleets only.",
-            filename=path,
-        )
+        from lambdactl.cli import kube_fleet
+
+        return kube_fleet.apply(parsed, path, options)
     fleet = Fleet.from_spec(parsed, path=None if path == "-" else path)
     with State() as state:
         before = state.fleet(fleet.id)

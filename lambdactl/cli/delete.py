@@ -9,7 +9,7 @@ from lambdactl.cli import dev_alias
 from lambdactl.cli.apply import find_file
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.progress import HostProgress
-from lambdactl.cli.select import choose_fleet
+from lambdactl.cli.select import choose_fleet, kubernetes_fleet
 from lambdactl.cli.ssh import forget_connections
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError
 from lambdactl.fleet import Fleet
@@ -22,11 +22,20 @@ def run(file: str | None, fleet_option: str | None, *, yes: bool) -> int:
     """Tear a fleet down; 0 when nothing of it is left on any host."""
     if file is None and fleet_option is not None:
         with State() as state:
+            if kubernetes := kubernetes_fleet(fleet_option, state):
+                from lambdactl.cli import kube_fleet
+
+                return kube_fleet.delete(kubernetes, yes=yes)
             fleet = choose_fleet(fleet_option, state)
             record = state.fleet(fleet.id)
         return asyncio.run(_delete(fleet, record.text if record else "", yes=yes))
     path = find_file(file)
     parsed = spec.load(path, kind="fleet")
+    if parsed.ssh_config is None:
+        from lambdactl.backends.kubernetes.fleet import KubeFleet
+        from lambdactl.cli import kube_fleet
+
+        return kube_fleet.delete(KubeFleet.from_spec(parsed, path=None if path == "-" else path), yes=yes)
     fleet = Fleet.from_spec(parsed, path=None if path == "-" else path)
     return asyncio.run(_delete(fleet, parsed.source.text, yes=yes))
 

@@ -6,7 +6,7 @@ import asyncio
 
 from lambdactl.cli.console import ago, print_json, print_table
 from lambdactl.cli.fleet_view import COLUMNS, as_json, host_rows
-from lambdactl.cli.select import choose_fleet
+from lambdactl.cli.select import choose_fleet, kubernetes_fleet
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE
 from lambdactl.fleet import Fleet
 from lambdactl.provision import Survey, survey
@@ -35,6 +35,10 @@ def list_fleets(*, as_json: bool) -> int:
 def get(name: str, *, as_json: bool) -> int:
     """One fleet's hosts as they answer now; 4 when none of them answers."""
     with State() as state:
+        if kubernetes := kubernetes_fleet(name, state):
+            from lambdactl.cli import kube_fleet
+
+            return kube_fleet.get(kubernetes, as_json=as_json)
         fleet = choose_fleet(name, state)
     seen = asyncio.run(_look(fleet))
     if as_json:

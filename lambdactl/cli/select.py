@@ -6,10 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lambdactl import spec
 from lambdactl.errors import LambdactlError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.state import FleetRecord, State
+
+if TYPE_CHECKING:
+    from lambdactl.backends.kubernetes.fleet import KubeFleet
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,24 @@ def not_found(key: str, state: State) -> LambdactlError:
     names = list(dict.fromkeys(run.name for run in state.runs()))[:8]
     known = f" Runs submitted from here: {', '.join(names)}." if names else ""
     return SpecError(f"no run named {key} is known on the nodes; `lambdactl ps -a` lists them.{known}")
+
+
+def kubernetes_fleet(option: str | None, state: State) -> KubeFleet | None:
+    """The fleet of a file or a known name (or LAMBDACTL_FLEET), where it is one of a Kubernetes backend.
+
+    Raises:
+        SpecError: the file is not valid, or no cluster is configured for it.
+    """
+    option = option or os.environ.get("LAMBDACTL_FLEET")
+    record = state.fleet(option) if option and not Path(option).is_file() else None
+    if not option or (record is None and not Path(option).is_file()):
+        return None
+    parsed = spec.load(option, kind="fleet") if record is None else record.spec
+    if parsed.ssh_config is not None:
+        return None
+    from lambdactl.backends.kubernetes.fleet import KubeFleet
+
+    return KubeFleet.from_spec(parsed, path=option if record is None else record.path)
 
 
 def _fleet(option: str, state: State) -> Fleet:

@@ -27,13 +27,13 @@ def fleet_from_spec(spec: FleetSpec, *, path: str | None, overrides: Overrides |
     filename = spec.source.filename
     if spec.ssh_config is None:
         raise SpecError(
-            "This is a backend (Kubernetes) fleet, and those are not yet available in the inventory; "
-            "only fleets with ssh_config are.",
+            "This is the fleet of a backend (Kubernetes): it has no hosts behind SSH, which are needed here; "
+            "name a fleet file with ssh_config.",
             filename=filename,
         )
     overrides = Overrides.from_environment() if overrides is None else overrides
     hosts = _Builder(filename, spec.ssh_config, overrides).hosts()
-    name = spec.name or _name_of_file(path or filename)
+    name = spec.name or name_of_file(path or filename)
     return Fleet(
         name=name,
         id=fleet_id(name, [host.route.hops for host in hosts]),
@@ -54,7 +54,7 @@ def _policy(overrides: Overrides) -> str:
     return policy
 
 
-def _name_of_file(path: str) -> str:
+def name_of_file(path: str) -> str:
     """A fleet without a name is named after its file, in the characters that a fleet's name may have."""
     stem = _SUFFIXES.sub("", PurePath(path).name).lower()
     return re.sub(r"[^a-z0-9]+", "-", stem).strip("-").lstrip("0123456789-")[:41] or "fleet"
