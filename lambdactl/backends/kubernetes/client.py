@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import logs, sockets, watching
 from .config import Target
-from .errors import APIError, Asked, NotFound, Unavailable, explain, unreachable
+from .errors import APIError, Asked, Gone, NamespaceMissing, NotFound, Unavailable, explain, unreachable
 from .kubeconfig import Login
 from .resources import ACCESS_REVIEWS, Resource
 
@@ -63,11 +63,15 @@ async def open_client(target: Target, *, patience: float = PATIENCE) -> AsyncIte
 
     login = Login(target.kubeconfig, target.context)
     await login.renew()
-    # No limit: 200 log streams and the watches each hold a connection. No cookies, no proxies but the kubeconfig's.
+    # No limit: 200 log streams and the watches each hold a connection.
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
     async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=1 << 16
+        connector=connector,
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=1 << 16,
+        trust_env=not _is_local(login.server),  # HTTPS_PROXY and NO_PROXY, as kubectl has it
     ) as session:
         yield Client(target, login, session, patience=patience)
 
@@ -120,7 +124,13 @@ class Client:
         more: str | None = None
         while True:
             query = watching.selectors(labels, fields) | {"limit": str(PAGE)} | ({"continue": more} if more else {})
-            answer = await self._json("GET", resource.path(space), asked, query=query)
+            try:
+                answer = await self._json("GET", resource.path(space), asked, query=query)
+            except Gone:
+                if more is None:
+                    raise
+                items, more = [], None  # the pages took too long: begin again
+                continue
             items += answer.get("items") or []
             more = (answer.get("metadata") or {}).get("continue")
             if not more:
@@ -186,9 +196,9 @@ class Client:
         path = resource.path(namespace or self.namespace, name)
         try:
             await self._json("DELETE", path, self.asked("delete", resource, name, namespace), body=body)
-        except NotFound as error:
-            if error.exit_code != NotFound.exit_code:
-                raise  # the namespace itself is missing
+        except NamespaceMissing:
+            raise
+        except NotFound:
             return False
         return True
 
@@ -378,6 +388,14 @@ class Client:
         if self.login.server_name:
             options["server_hostname"] = self.login.server_name
         return options
+
+
+def _is_local(server: str) -> bool:
+    """Whether a server is this machine itself, which no proxy is asked for."""
+    from urllib.parse import urlsplit
+
+    host = urlsplit(server).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _may_repeat(method: str, failure: APIError) -> bool:

@@ -29,6 +29,25 @@ class Jobs:
         self.server, self.store, self.events = server, server.store, events
         self._retry: dict[str, float] = {}
         self._deadlines: dict[str, float] = {}
+        # Pods that were deleted still count, as the real one's finalizer on pods sees to.
+        self._lost: dict[str, list[Object]] = {}
+        self.store.listeners.append(self._hear)
+
+    def _hear(self, kind: str, plural: str, item: Object) -> None:
+        if kind != "DELETED" or plural != "pods":
+            return
+        for reference in owners(item):
+            job = self.store.find("jobs", item["metadata"]["namespace"], reference["name"])
+            if job is None or job["metadata"]["uid"] != reference["uid"] or job["spec"].get("suspend"):
+                continue
+            if item["status"].get("phase") not in ENDED:
+                item = {**item, "status": {**item["status"], "phase": "Failed"}}
+            self._lost.setdefault(reference["uid"], []).append(item)
+
+    def _pods(self, job: Object) -> list[Object]:
+        """The Job's pods, those that were deleted among them."""
+        present = [p for p in self.store.all("pods", job["metadata"]["namespace"]) if _owned(p, job)]
+        return present + self._lost.get(job["metadata"]["uid"], [])
 
     def step(self) -> None:
         for job in self.store.all("jobs"):
@@ -39,7 +58,7 @@ class Jobs:
         if has(job, "Complete") or has(job, "Failed"):
             self._expire(job)
             return
-        pods = [p for p in self.store.all("pods", job["metadata"]["namespace"]) if _owned(p, job)]
+        pods = self._pods(job)
         active = [p for p in pods if p["status"].get("phase") not in ENDED]
         if job["spec"].get("suspend"):
             self._suspend(job, active)
@@ -159,7 +178,7 @@ class Jobs:
             self.events.tell(job, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}", "job-controller")
 
     def _count(self, job: Object) -> None:
-        pods = [p for p in self.store.all("pods", job["metadata"]["namespace"]) if _owned(p, job)]
+        pods = self._pods(job)
         phases = [p["status"].get("phase") for p in pods]
         status = job["status"]
         status["active"] = sum(phase not in ENDED for phase in phases)

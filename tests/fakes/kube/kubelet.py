@@ -74,15 +74,15 @@ class Kubelet:
         """Look at all pods of nodes that are up."""
         for pod in self.store.all("pods"):
             if pod["spec"].get("nodeName") and pod["spec"]["nodeName"] not in self.down:
-                self._look(copy.deepcopy(pod))
+                self._look(pod)
 
     def _look(self, pod: Object) -> None:
         metadata = pod["metadata"]
         if "deletionTimestamp" in metadata:
-            self.terminate(pod)
+            self.terminate(copy.deepcopy(pod))
         elif metadata["uid"] not in self._known:
             self._known.add(metadata["uid"])
-            self.start(pod)
+            self.start(copy.deepcopy(pod))
 
     def start(self, pod: Object) -> None:
         """A pod has come to its node."""

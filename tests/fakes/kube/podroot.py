@@ -152,6 +152,7 @@ def script(pod: Object, container: Object, image: Path, folder: Path, volumes: V
     root = folder / "root"
     q = shlex.quote
     lines = [
+        "exec 2>&1",
         "set -e", f"hostname {q(hostname(pod))}", f"mount -t tmpfs none {q(str(folder))}",
         f"mkdir -p {q(str(folder))}/u {q(str(folder))}/w {q(str(root))}",
         f"mount -t overlay overlay -o lowerdir={q(str(image))},upperdir={folder}/u,workdir={folder}/w {q(str(root))}",

@@ -215,7 +215,8 @@ class ProcessKubelet(Kubelet):
         file.write_text(text)
         process = await asyncio.create_subprocess_exec(
             "ip", "netns", "exec", mine.space, *UNSHARE, str(file),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # unshare's own words; the script joins the container's two streams
             start_new_session=True,
         )  # fmt: skip
         mine.containers[container["name"]] = one = _Container(process, env=env)
