@@ -6,31 +6,20 @@ API's JSON as it stands: the generated models of the ``kubernetes`` package cost
 
 from __future__ import annotations
 
-import asyncio
-import json
-import random
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import logs, sockets, watching
 from .config import Target
-from .errors import APIError, Asked, Gone, NamespaceMissing, NotFound, Unavailable, explain, unreachable
+from .errors import Gone, NamespaceMissing, NotFound
+from .http import CONNECT_TIMEOUT, Http, Object
 from .kubeconfig import Login
 from .resources import ACCESS_REVIEWS, Resource
 
-if TYPE_CHECKING:
-    import aiohttp
-
-Object = dict[str, Any]
-
-REQUEST_TIMEOUT = 30.0
-CONNECT_TIMEOUT = 10.0
 PATIENCE = 60.0
 PAGE = 500
-_RETRIED = (429, 500, 502, 503, 504)
 _PATCHES = {
     "merge": "application/merge-patch+json",
     "strategic": "application/strategic-merge-patch+json",
@@ -76,30 +65,21 @@ async def open_client(target: Target, *, patience: float = PATIENCE) -> AsyncIte
         yield Client(target, login, session, patience=patience)
 
 
-class Client:
+class Client(Http):
     """One cluster; made by `open_client`.
 
     Every method raises an `APIError` (errors.py) whose text is a whole sentence. ``namespace`` is the target's unless
     a call names another one; ``labels`` and ``fields`` are selectors as kubectl takes them.
     """
 
-    def __init__(self, target: Target, login: Login, session: aiohttp.ClientSession, *, patience: float) -> None:
-        self.target = target
-        self.namespace = target.namespace
-        self.login = login
-        self.session = session
-        self.patience = patience
-        self.answered = False
-        """Whether the server has ever answered: before that, nothing is tried twice."""
-
     async def version(self) -> Object:
         """The server's version (``gitVersion``)."""
-        return await self._json("GET", "/version", self.asked("get", "/version"))
+        return await self.json("GET", "/version", self.asked("get", "/version"))
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object:
         """One object; NotFound."""
         path = resource.path(namespace or self.namespace, name)
-        return await self._json("GET", path, self.asked("get", resource, name, namespace))
+        return await self.json("GET", path, self.asked("get", resource, name, namespace))
 
     async def find(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object | None:
         """One object, or None."""
@@ -125,13 +105,15 @@ class Client:
         while True:
             query = watching.selectors(labels, fields) | {"limit": str(PAGE)} | ({"continue": more} if more else {})
             try:
-                answer = await self._json("GET", resource.path(space), asked, query=query)
+                answer = await self.json("GET", resource.path(space), asked, query=query)
             except Gone:
                 if more is None:
                     raise
                 items, more = [], None  # the pages took too long: begin again
                 continue
-            items += answer.get("items") or []
+            for item in answer.get("items") or []:
+                item.get("metadata", {}).pop("managedFields", None)
+                items.append(item)
             more = (answer.get("metadata") or {}).get("continue")
             if not more:
                 return Listing(items, str((answer.get("metadata") or {}).get("resourceVersion", "")))
@@ -143,14 +125,14 @@ class Client:
         name = (body.get("metadata") or {}).get("name")
         query = {"dryRun": "All"} if dry_run else {}
         path = resource.path(namespace or self.namespace)
-        return await self._json("POST", path, self.asked("create", resource, name, namespace), body=body, query=query)
+        return await self.json("POST", path, self.asked("create", resource, name, namespace), body=body, query=query)
 
     async def replace(
         self, resource: Resource, name: str, body: Mapping[str, Any], *, namespace: str | None = None
     ) -> Object:
         """Write an object as a whole; Conflict when its resourceVersion is not the newest."""
         path = resource.path(namespace or self.namespace, name)
-        return await self._json("PUT", path, self.asked("update", resource, name, namespace), body=body)
+        return await self.json("PUT", path, self.asked("update", resource, name, namespace), body=body)
 
     async def patch(
         self,
@@ -166,7 +148,7 @@ class Client:
         path = resource.path(namespace or self.namespace, name, subresource)
         query = {"fieldManager": "lambdactl", "force": "true"} if kind == "apply" else {}
         asked = self.asked("patch", resource, name, namespace, subresource=subresource)
-        return await self._json("PATCH", path, asked, body=body, query=query, content_type=_PATCHES[kind])
+        return await self.json("PATCH", path, asked, body=body, query=query, content_type=_PATCHES[kind])
 
     async def delete(
         self,
@@ -195,7 +177,7 @@ class Client:
             body["preconditions"] = {"uid": uid}
         path = resource.path(namespace or self.namespace, name)
         try:
-            await self._json("DELETE", path, self.asked("delete", resource, name, namespace), body=body)
+            await self.json("DELETE", path, self.asked("delete", resource, name, namespace), body=body)
         except NamespaceMissing:
             raise
         except NotFound:
@@ -209,7 +191,7 @@ class Client:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
         path = resource.path(namespace or self.namespace)
         asked = self.asked("deletecollection", resource, None, namespace)
-        await self._json("DELETE", path, asked, body=body, query=watching.selectors(labels, ""))
+        await self.json("DELETE", path, asked, body=body, query=watching.selectors(labels, ""))
 
     async def can(
         self, verb: str, resource: Resource, subresource: str | None = None, *, namespace: str | None = None
@@ -231,7 +213,7 @@ class Client:
 
     async def groups(self) -> set[str]:
         """The API groups that the cluster has, such as ``kueue.x-k8s.io``."""
-        answer = await self._json("GET", "/apis", self.asked("get", "/apis"))
+        answer = await self.json("GET", "/apis", self.asked("get", "/apis"))
         return {str(group.get("name")) for group in answer.get("groups") or []}
 
     def watch(
@@ -276,119 +258,6 @@ class Client:
             self, pod, command, stdin=stdin, container=container, timeout=timeout, namespace=namespace or self.namespace
         )
 
-    def asked(
-        self,
-        verb: str,
-        resource: Resource | str,
-        name: str | None = None,
-        namespace: str | None = None,
-        *,
-        subresource: str | None = None,
-        everywhere: bool = False,
-    ) -> Asked:
-        """What a request asks, for its error."""
-        full = resource if isinstance(resource, str) else resource.full_name
-        namespaced = isinstance(resource, Resource) and resource.namespaced and not everywhere
-        return Asked(
-            cluster=self.target.name,
-            server=self.login.server,
-            namespace=(namespace or self.namespace) if namespaced else None,
-            verb=verb,
-            resource=f"{full}/{subresource}" if subresource else full,
-            name=name,
-        )
-
-    async def _json(
-        self,
-        method: str,
-        path: str,
-        asked: Asked,
-        *,
-        body: Any = None,
-        query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        """One request and its answer; waits out a server that is away, logs in again when the token has expired."""
-        deadline = time.monotonic() + self.patience
-        delay = 0.2
-        while True:
-            try:
-                return await asyncio.wait_for(
-                    self._once(method, path, asked, body, query or {}, content_type), REQUEST_TIMEOUT
-                )
-            except TimeoutError as error:
-                failure: APIError = unreachable(error, asked)
-            except Unavailable as error:
-                failure = error
-            if not self.answered or not _may_repeat(method, failure) or time.monotonic() + delay > deadline:
-                raise failure
-            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
-            delay = min(delay * 2, 5.0)
-
-    async def _once(
-        self, method: str, path: str, asked: Asked, body: Any, query: Mapping[str, str], content_type: str
-    ) -> Object:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if data is not None else {})
-        async with self.request(method, path, asked, query=query, data=data, headers=headers) as response:
-            answer = await response.json(content_type=None)
-            return answer if isinstance(answer, dict) else {}
-
-    @asynccontextmanager
-    async def request(
-        self,
-        method: str,
-        path: str,
-        asked: Asked,
-        *,
-        query: Mapping[str, str] | None = None,
-        data: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        sock_read: float | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A successful response whose body the caller reads; logs in again once where the login is refused.
-
-        Raises:
-            APIError: the server refused, or there was no answer (Unavailable).
-        """
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=sock_read)
-        for attempt in (1, 2):
-            try:
-                response = await self.session.request(
-                    method,
-                    self.login.server + path,
-                    params=dict(query or {}),
-                    data=data,
-                    headers={**(headers or {}), **self.login.headers()},
-                    timeout=timeout,
-                    **self.connection(),
-                )
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise unreachable(error, asked) from None
-            self.answered = True
-            if response.status == 401 and attempt == 1 and await self.login.renew():
-                response.release()
-                continue
-            break
-        try:
-            if response.status >= 400:
-                raise explain(response.status, await _status(response), asked)
-            yield response
-        finally:
-            # Not release(): an unread stream would be waited for.
-            response.close()
-
-    def connection(self) -> dict[str, Any]:
-        """What aiohttp wants to know of TLS and the proxy."""
-        options: dict[str, Any] = {"proxy": self.login.proxy, "allow_redirects": False}
-        if self.login.tls is not None:
-            options["ssl"] = self.login.tls
-        if self.login.server_name:
-            options["server_hostname"] = self.login.server_name
-        return options
-
 
 def _is_local(server: str) -> bool:
     """Whether a server is this machine itself, which no proxy is asked for."""
@@ -396,20 +265,3 @@ def _is_local(server: str) -> bool:
 
     host = urlsplit(server).hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _may_repeat(method: str, failure: APIError) -> bool:
-    """Whether a request may be sent again: not where it may have taken effect, unless once is as good as twice."""
-    return (
-        method in ("GET", "DELETE", "PUT") or failure.status in (429, 503) or "refuses connections" in failure.message
-    )
-
-
-async def _status(response: aiohttp.ClientResponse) -> Object:
-    """The API's Status object; plain text as its message."""
-    text = (await response.content.read(1 << 16)).decode("utf-8", "replace")
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        return {"message": text}
-    return answer if isinstance(answer, dict) else {"message": text}

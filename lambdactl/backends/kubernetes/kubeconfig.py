@@ -6,10 +6,11 @@ a login is made.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,12 @@ class Kubeconfig:
     Attributes:
         document: the content.
         shown: the file's name, for messages.
+        path: the file, where it is one; it is read again when a login has expired.
     """
 
     document: Mapping[str, Any] = field(repr=False)
     shown: str
+    path: Path | None = None
 
     @classmethod
     def from_text(cls, text: str, *, shown: str, base: Path) -> Kubeconfig:
@@ -54,6 +57,13 @@ class Kubeconfig:
         if not isinstance(document, dict) or not isinstance(document.get("contexts"), list):
             raise SpecError("this is not a kubeconfig: it has no 'contexts'; download it again.", filename=shown)
         return cls(_absolute(document, base), shown)
+
+    def again(self) -> Kubeconfig:
+        """What the file holds now, for it may have been downloaded anew; as it was where that is not usable."""
+        try:
+            return self if self.path is None else _read(self.path)
+        except SpecError:
+            return self
 
     def contexts(self) -> list[str]:
         """The names of its contexts."""
@@ -144,7 +154,7 @@ def _read(path: Path) -> Kubeconfig:
         raise SpecError(
             f"the kubeconfig cannot be read: {reason}; check the path, or download it again.", filename=str(path)
         ) from None
-    return Kubeconfig.from_text(text, shown=str(path), base=path.resolve().parent)
+    return replace(Kubeconfig.from_text(text, shown=str(path), base=path.resolve().parent), path=path)
 
 
 def _merge(found: list[Kubeconfig]) -> Kubeconfig:
@@ -199,10 +209,22 @@ class Login:
         self.server_name: str | None = None
         self.tls: ssl.SSLContext | None = None
         self._authorization: str | None = None
+        self._renewing = asyncio.Lock()
 
     def headers(self) -> dict[str, str]:
         """The Authorization header, where a token is used."""
         return {"Authorization": self._authorization} if self._authorization else {}
+
+    async def expired(self, headers: Mapping[str, str]) -> bool:
+        """A request with these headers was refused: whether there is another login now to try.
+
+        Many requests may come at once (each log stream is one); the login is made anew once for all of them.
+        """
+        async with self._renewing:
+            if headers.get("Authorization") != self._authorization:
+                return True
+            self.kubeconfig = self.kubeconfig.again()
+            return await self.renew()
 
     async def renew(self) -> bool:
         """Log in, or log in again: token files are read and exec plugins run anew. Whether the token has changed.

@@ -153,18 +153,19 @@ async def _connect(
     import aiohttp
 
     for attempt in (1, 2):
+        login = client.login.headers()
         try:
             socket = await client.session.ws_connect(
                 client.login.server + path,
                 params=query,
                 protocols=protocols,
-                headers=client.login.headers(),
+                headers=login,
                 max_msg_size=0,
                 **_options(client),
             )
             break
         except aiohttp.WSServerHandshakeError as error:
-            if error.status == 401 and attempt == 1 and await client.login.renew():
+            if error.status == 401 and attempt == 1 and await client.login.expired(login):
                 continue
             # The websocket client does not keep the answer's body: a plain request gets the reason.
             raise await _refusal(client, path, query, asked, error.status) from None

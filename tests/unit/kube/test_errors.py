@@ -13,7 +13,15 @@ import pytest
 
 from lambdactl.backends.kubernetes.client import Client, open_client
 from lambdactl.backends.kubernetes.config import Target, targets
-from lambdactl.backends.kubernetes.errors import APIError, Asked, Forbidden, QuotaExceeded, explain, explain_event
+from lambdactl.backends.kubernetes.errors import (
+    APIError,
+    Asked,
+    Forbidden,
+    QuotaExceeded,
+    Unauthorized,
+    explain,
+    explain_event,
+)
 from lambdactl.backends.kubernetes.resources import CONFIGMAPS, JOBS, NODES, PODS, SERVICES
 from lambdactl.errors import LambdactlError
 from tests.fakes.kube import FakeCluster, FakeNode
@@ -200,10 +208,25 @@ def test_exec_plugin_is_a_login_and_is_asked_again(cluster: FakeCluster, tmp_pat
             await client.list(PODS)
             del cluster.server.users["t1"]
             cluster.user("a", token="t2")
-            await client.list(PODS)
+            await asyncio.gather(*(client.list(PODS) for _ in range(20)))
 
     asyncio.run(inside())
     assert counter.read_text().count("x") == 2
+
+
+def test_a_kubeconfig_that_is_downloaded_again_is_a_new_login(cluster: FakeCluster, tmp_path: Path) -> None:
+    target = cluster.target(tmp_path, token=cluster.user("a", token="old"))
+
+    async def inside() -> None:
+        async with open_client(target) as client:
+            await client.list(PODS)
+            del cluster.server.users["old"]
+            with pytest.raises(Unauthorized):
+                await client.list(PODS)
+            cluster.kubeconfig(tmp_path, token=cluster.user("a", token="new"))
+            await client.list(PODS)
+
+    asyncio.run(inside())
 
 
 @pytest.mark.parametrize(
