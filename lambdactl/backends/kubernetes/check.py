@@ -201,11 +201,11 @@ async def _nodes(client: Client, result: Checked) -> ClusterView | None:
     usable = [node for node in view.nodes if not node.usable()]
     others = "; ".join(f"{node.name} {', '.join(node.usable())}" for node in view.nodes if node not in usable)
     text = f"{len(usable)} of {len(view.nodes)} take pods" + (f" ({others})" if others else "")
+    remedy = "see `kubectl describe nodes`: uncordon, untaint or repair them." if others else "add nodes."
     if not usable:
-        remedy = "see `kubectl describe nodes`: uncordon, untaint or repair them."
         result.add("nodes", FAIL, text, remedy, EXIT_CAPACITY)
     else:
-        result.add("nodes", WARN if others else PASS, text, "see `kubectl describe nodes`." if others else "")
+        result.add("nodes", WARN if others else PASS, text, remedy if others else "")
     return view
 
 
@@ -294,8 +294,7 @@ async def _policy(client: Client, result: Checked) -> None:
                 return  # told among the permissions
             result.failed(name, error, severity)
         else:
-            shown = "a pod with shared memory is allowed" if not context else f"a pod with {name} is allowed"
-            result.add(name, PASS, shown)
+            result.add(name, PASS, "such a pod is allowed (dry run)")
 
 
 def probe_pod(context: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from pathlib import Path
 from .events import Events
 from .jobs import ENDED
 from .kubelet import Kubelet, container_status, set_conditions
-from .podnet import PodNetwork, run
+from .podnet import NetworkTrouble, PodNetwork, run
 from .podroot import NotYet, Volumes, environment, prepare_volumes, script
 from .server import ApiServer
 from .store import Object, now
@@ -29,12 +31,25 @@ from .store import Object, now
 UNSHARE = ("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh")
 
 
+_TRIAL = (
+    "ip link add kftrial type bridge && mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w /mnt/r && "
+    "mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r"
+)
+
+
+@functools.cache
 def usable() -> str | None:
     """Why this machine cannot run the process mode, or None."""
     if os.geteuid() != 0:
         return "process pods need root (mount and network namespaces)"
     missing = [name for name in ("unshare", "nsenter", "ip", "chroot") if shutil.which(name) is None]
-    return f"process pods need {', '.join(missing)}" if missing else None
+    if missing:
+        return f"process pods need {', '.join(missing)}"
+    trial = ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-c", _TRIAL]
+    done = subprocess.run(trial, capture_output=True, text=True, check=False)
+    return (
+        None if done.returncode == 0 else f"process pods need namespaces, bridges and overlays: {done.stderr.strip()}"
+    )
 
 
 @dataclass
@@ -148,6 +163,10 @@ class ProcessKubelet(Kubelet):
                     await self._launch(pod, mine, container)
             if uid in self.pods and self.store.find("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]):
                 self._ended(self._fresh(pod), codes)
+        except (NetworkTrouble, OSError) as error:
+            self.events.tell(
+                pod, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}", "kubelet", warning=True
+            )
         finally:
             await self._clean(uid, mine)
 
