@@ -111,6 +111,13 @@ def apply(
     node_timeout: Annotated[
         str, typer.Option("--node-timeout", metavar="TIME", help="Task: how long a node may be out of reach.")
     ] = "2m",
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="Task with an image: auto, docker or podman.")
+    ] = "auto",
+    pull_timeout: Annotated[
+        str | None,
+        typer.Option("--pull-timeout", metavar="TIME", help="Task with an image: give a pull up after this."),
+    ] = None,
     log_dir: LogDirOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Fleet: a dry run by Ansible's check mode, with the diff.")
@@ -128,6 +135,7 @@ def apply(
             command.Options(
                 yes=yes, detach=detach, name=name, env=tuple(env or ()), fleet=fleet, all_ranks=all_ranks,
                 max_duration=max_duration, node_timeout=node_timeout, log_dir=log_dir, check=check, force=force,
+                engine=engine, pull_timeout=pull_timeout,
             ),
         )
     )  # fmt: skip

@@ -27,6 +27,8 @@ class Options:
     log_dir: Path | None = None
     check: bool = False
     force: bool = False
+    engine: str = "auto"
+    pull_timeout: str | None = None
 
 
 def run(file: str | None, options: Options) -> int:

@@ -16,6 +16,7 @@ from lambdactl.cli.select import choose_fleet
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.play import play
+from lambdactl.run.container import check_engine, image_of
 from lambdactl.run.control import take_back
 from lambdactl.run.nodes import error_of
 from lambdactl.run.plan import Overrides, RunPlan, make_plan
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 def run(task: spec.TaskSpec, options: Options, *, dev: DevRun | None = None) -> int:
     """Run a task, or what `dev` makes of it, on a fleet."""
+    if dev is not None and image_of(task) is not None:
+        text = "sessions of a dev environment are on the host in this version; remove the 'image' to run it."
+        raise SpecError(text, filename=task.source.filename, line=spec.line_in(task, "image"))
     overrides = _overrides(options)
     with State() as state:
         fleet = choose_fleet(options.fleet, state, wanted=task.fleets or ())
@@ -50,6 +54,8 @@ def _overrides(options: Options) -> Overrides:
         env=tuple(spec.parse_env_item(item) for item in options.env),
         max_duration=spec.parse_duration(options.max_duration) if options.max_duration is not None else None,
         node_timeout=float(node_timeout),
+        container_engine=check_engine(options.engine, name="--engine"),
+        pull_timeout=spec.parse_duration(options.pull_timeout) if options.pull_timeout is not None else None,
     )
 
 
@@ -92,6 +98,7 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
             log_dir=options.log_dir,
             stop_when_interrupted=True,
             hardware=_hardware(plan, seen),
+            images=plan.container is not None,
         )
     _remember(plan, state="ended", exit_code=code)
     return code
@@ -164,6 +171,7 @@ def _show(plan: RunPlan, more: list[tuple[str, object]]) -> None:
         ("Run", plan.run_name),
         ("Type", f"task (nodes={len(plan.nodes)})" if not more else "dev environment"),
         ("Fleet", plan.fleet_name),
+        *([("Image", plan.container["image"])] if plan.container else []),
         ("Startup order", task.startup_order),
         ("Stop criteria", task.stop_criteria),
         ("Max duration", "off" if plan.max_duration is None else duration(plan.max_duration)),

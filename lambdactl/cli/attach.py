@@ -35,6 +35,7 @@ def run(
                 ranks=ranks_wanted(found.status, found.hosts, rank, all_ranks=all_ranks),
                 since=parse_since(since),
                 log_dir=log_dir,
+                images=found.status.state == "pulling",
             )
 
     return asyncio.run(body())

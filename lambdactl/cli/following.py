@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.cli.console import note
+from lambdactl.cli.pulling import pull_progress
 from lambdactl.errors import EXIT_FAILED, EXIT_LOST, EXIT_OK
 from lambdactl.run.control import stop_run
 from lambdactl.run.follow import Follower
@@ -35,11 +36,12 @@ async def follow_to_end(
     stop_when_interrupted: bool = False,
     hardware: Hardware | str | None = None,
     beside: Callable[[Follower], Coroutine[Any, Any, None]] | None = None,
+    images: bool = False,
 ) -> int:
     """Show the log until the run has ended; returns the exit code that the command should have.
 
     Under the log of nccl-tests stands the verdict on `hardware` (or the clause why that is not known; None: no
-    verdict is wanted), under a failed run's log the known causes.
+    verdict is wanted), under a failed run's log the known causes. `images`: say how far the images are.
 
     `beside` goes on at the same time, and is ended with this.
 
@@ -52,7 +54,11 @@ async def follow_to_end(
     also = asyncio.ensure_future(beside(follower)) if beside is not None else None
     try:
         task = asyncio.ensure_future(follower.run())
-        if not await _until_done(task, transport, run_id, run_name, hosts, stop_when_interrupted=stop_when_interrupted):
+        async with pull_progress(transport, run_id, hosts, on=images):
+            done = await _until_done(
+                task, transport, run_id, run_name, hosts, stop_when_interrupted=stop_when_interrupted
+            )
+        if not done:
             note(f"detached; the run goes on. Follow it again with: lambdactl attach {run_name}")
             return EXIT_OK
         status = await follower.status()

@@ -14,7 +14,7 @@ from lambdactl.cli.console import ago, duration, note, print_json, state_text, t
 from lambdactl.cli.select import known_fleets
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE
 from lambdactl.fleet import Fleet
-from lambdactl.run.status import RunStatus, fetch_runs
+from lambdactl.run.status import RunStatus, fetch_runs, pull_text
 from lambdactl.state import State
 
 _INTERVAL = 2.0
@@ -124,5 +124,5 @@ def _row(fleet: str, status: RunStatus) -> tuple[object, ...]:
         "-" if status.exit_code is None else status.exit_code,
         ago(status.submitted_at),
         duration(end - started) if started else "-",
-        status.message or status.reason or "",
+        status.message or status.reason or pull_text(status),
     )

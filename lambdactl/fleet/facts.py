@@ -59,6 +59,18 @@ class InfiniBandPort:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerEngine:
+    """Docker or Podman. ``problem`` is why it cannot run anything now; ``gpus`` is toolkit, cdi or None."""
+
+    engine: str
+    version: str | None = None
+    problem: str | None = None
+    cgroup_driver: str | None = None
+    gpus: str | None = None
+    arch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """The facts of a node. ``raw`` is the probe's whole answer, for what has no field here."""
 
@@ -84,6 +96,7 @@ class NodeFacts:
     infiniband: tuple[InfiniBandPort, ...] = ()
     openmpi: Mapping[str, Any] | None = None
     nccl_tests: Mapping[str, Any] | None = None
+    container_engines: tuple[ContainerEngine, ...] = ()
     ssh_host_keys: tuple[str, ...] = ()
     node_ssh_key: str | None = None
     runner: str | None = None
@@ -120,6 +133,7 @@ class NodeFacts:
             infiniband=tuple(_port(item) for item in _mappings(probe.get("infiniband"))),
             openmpi=_mapping(probe.get("openmpi")) or None,
             nccl_tests=_mapping(probe.get("nccl_tests")) or None,
+            container_engines=tuple(_engine(item) for item in _mappings(probe.get("container_engines"))),
             ssh_host_keys=tuple(key for key in _list(probe.get("ssh_host_keys")) if isinstance(key, str)),
             node_ssh_key=_text(probe.get("node_ssh_key")) or None,
             runner=_text(probe.get("runner")) or None,
@@ -167,6 +181,17 @@ def _gpu(data: Mapping[str, Any], place: int) -> GPU:
         uuid=_text(data.get("uuid")),
         pci=_text(data.get("pci")),
         compute_capability=_capability(data.get("compute_capability")),
+    )
+
+
+def _engine(data: Mapping[str, Any]) -> ContainerEngine:
+    return ContainerEngine(
+        engine=_text(data.get("engine")),
+        version=_text(data.get("version")) or None,
+        problem=_text(data.get("problem")) or None,
+        cgroup_driver=_text(data.get("cgroup_driver")) or None,
+        gpus=_text(data.get("gpus")) or None,
+        arch=_text(data.get("arch")),
     )
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import sys
 
-USAGE = "usage: runner.pyz serve | logs RUN [--offset N] [--since EPOCH] [--follow] | status [RUN] | node-shell\n"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USAGE = (
+    "usage: runner.pyz serve | logs RUN [--offset N] [--since EPOCH] [--follow] | status [RUN] | node-shell"
+    " | enter RUN [-- COMMAND]\n"
+)
 
 
 def _serve(args: list[str]) -> int:
@@ -67,6 +74,19 @@ def _land(args: list[str]) -> int:
     return land(args)
 
 
+def _container(name: str) -> Callable[[list[str]], int]:
+    def verb(args: list[str]) -> int:
+        if name == "enter":
+            from .container_enter import main
+
+            return main(args)
+        from . import container_run
+
+        return {"container-prepare": container_run.prepare, "container-run": container_run.run}[name](args)
+
+    return verb
+
+
 VERBS = {
     "serve": _serve,
     "logs": _logs,
@@ -78,6 +98,7 @@ VERBS = {
     "node-shell": _node_shell,
     "session": _session,
     "land": _land,
+    **{name: _container(name) for name in ("container-prepare", "container-run", "enter")},
 }
 
 

@@ -6,6 +6,8 @@ from the supervisor; systemd still kills both, because KillMode covers sub-group
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 
 from .paths import read_text
@@ -44,8 +46,16 @@ def groups_of(cgroup: str, mountinfo: str) -> dict[str, str]:
 
 
 def members(folder: str) -> list[int]:
-    """Process ids in a group."""
-    return [int(pid) for pid in read_text(folder + "/cgroup.procs").split()]
+    """Process ids in a group and in all groups below it (a container has one there)."""
+    return [int(pid) for path, _, _ in os.walk(folder) for pid in read_text(path + "/cgroup.procs").split()]
+
+
+def remove_empty(unit: str) -> None:
+    """Remove what an engine has made below a unit that has ended, in hierarchies that systemd does not look after."""
+    for folder in glob.glob(f"/sys/fs/cgroup/*/system.slice/{unit}"):
+        for path, _, _ in os.walk(folder, topdown=False):
+            with contextlib.suppress(OSError):  # it is in use, or systemd's own
+                os.rmdir(path)
 
 
 def _write(path: str, value: str) -> bool:

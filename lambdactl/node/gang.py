@@ -79,8 +79,14 @@ class Gang:
         value = self._ranks[rank]
         return rank in self._lost or (value is not None and value["state"] in STARTED)
 
+    def _prepared(self, rank: int) -> bool:
+        value = self._ranks[rank]
+        return rank in self._lost or (value is not None and value["state"] != "pulling")
+
     def may_start(self, rank: int) -> bool:
-        """Whether the startup order lets this rank's commands start."""
+        """Whether the startup order lets this rank's commands start; in containers not before all have theirs."""
+        if self._job.container is not None and not all(map(self._prepared, range(len(self._ranks)))):
+            return False
         order = self._job.startup_order
         if order == "master-first" and rank:
             return self._started(0)

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 
-from . import gpus, lease, network, paths, programs, provisioned
+from . import container_engine, gpus, lease, network, paths, programs, provisioned, tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def probe(wanted: dict[str, Any]) -> dict[str, Any]:
     """All facts; `wanted` is {role: digest} of what the controller would provision."""
     problems: list[str] = []
     query = gpus.start_query()
+    engines = container_engine.start_query()
     mpi, nvcc = _start_mpi(), _start_nvcc()
     manifests = provisioned.manifests()
     packages = provisioned.start_package_query(manifests)
@@ -132,6 +133,8 @@ def probe(wanted: dict[str, Any]) -> dict[str, Any]:
     facts["gpus"], facts["driver"] = gpus.finish_query(query, problems)
     facts["cuda"] = _cuda(nvcc, problems)
     facts["openmpi"] = _openmpi(mpi, problems)
+    facts["container_engines"] = [engine.as_dict() for engine in container_engine.finish_query(engines)]
+    facts["tools"] = tools.find(_login_home())
     tests = paths.ROOT + NCCL_TESTS
     facts["nccl_tests"] = {"path": NCCL_TESTS} if os.access(tests + "/all_reduce_perf", os.X_OK) else None
     facts["runner"] = provisioned.sha256(paths.RUNNER) if os.path.exists(paths.RUNNER) else None

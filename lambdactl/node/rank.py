@@ -9,8 +9,9 @@ import os
 import signal
 import time
 
-from . import control, env, lease, locks, paths, spec, state
+from . import control, env, lease, paths, spec, state
 from .cgroup import JobGroup
+from .container_rank import ContainerRank
 from .control import ControlServer, Peer
 from .coordinator import Coordinator
 from .errors import NodeError
@@ -20,6 +21,7 @@ from .loop import Loop, Timer
 from .outcome import of_exit, of_stop
 from .presence import OPERATIONS, DevEnvironment
 from .processes import ProcessTree
+from .supervised import notify_ready, protect_from_oom, take_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Supervisor:
         self._announcement: Timer | None = None
         self._announced = 0.0
         self._oom_before = 0
+        self.container = self._container() if job.container is not None else None
         self._uids = self._known_uids()
         self.control = ControlServer(
             self.loop, job.run_id, admits=self._uids.__contains__, handle=self._handle, on_agent=self._on_agent
@@ -73,6 +76,17 @@ class Supervisor:
             publish=lambda value: self._update(dev=value),
             left_alone=lambda text: self._end("inactivity", text),
             adopt=self.processes.adopt,
+        )
+
+    def _container(self) -> ContainerRank:
+        return ContainerRank(
+            self.loop,
+            self.job,
+            self.processes.adopt,
+            on_pull=lambda amounts: self._update(pull=amounts),
+            on_note=lambda text: self.log.write(f"lambdactl: {text}\n".encode()),
+            on_ready=self._prepared,
+            on_failed=self._start_failed,
         )
 
     def _helpers(self) -> set[int]:
@@ -102,8 +116,13 @@ class Supervisor:
             self._publish()
         else:
             self._silence = self.loop.later(max(self.job.node_timeout, FIRST_CONTACT), self._coordinator_lost)
-            if self.job.startup_order != "master-first":
+            if self.job.startup_order != "master-first" and self.container is None:
                 self.start()
+        if self.container is not None:
+            try:
+                self.container.prepare()
+            except NodeError as error:
+                self._start_failed(error.message)
         self.loop.run()
 
     def _update(self, **changes: Any) -> None:
@@ -125,8 +144,24 @@ class Supervisor:
         try:
             self._launch(find_user(self.job.user))
         except (NodeError, OSError) as error:
-            text = f"{error.message if isinstance(error, NodeError) else error} (node {self.job.node.name})"
-            self._finish({"state": "failed", "reason": "start-failed", "exit_code": None, "message": text})
+            self._start_failed(error.message if isinstance(error, NodeError) else str(error))
+            return
+        if self.container is None:
+            self._started()
+
+    def _prepared(self) -> None:
+        """The image is here and the container is made."""
+        if self.value["state"] == "pulling":
+            self._update(state="waiting")
+            self._publish()
+
+    def _start_failed(self, text: str) -> None:
+        if not state.is_final(self.value):
+            message = f"{text} (node {self.job.node.name})"
+            self._finish({"state": "failed", "reason": "start-failed", "exit_code": None, "message": message})
+
+    def _started(self) -> None:
+        if self._order is not None or self._status is not None:
             return
         self._update(state="running", pid=self._pid, ready_at=time.time())
         if self.job.max_duration is not None:
@@ -144,6 +179,11 @@ class Supervisor:
         return [shell, path]
 
     def _launch(self, user: User) -> None:
+        if self.container is not None:
+            self._terminal = self.container.terminal
+            self._pid = self.container.start(self._started)
+            self.loop.watch(self._terminal, self._on_output)
+            return
         variables = env.environment(self.job, user)
         self._logins = env.for_logins(self.job, user, variables)
         self._oom_before = self.processes.oom_kills()
@@ -207,7 +247,7 @@ class Supervisor:
 
     def _sweep(self, status: int) -> None:
         """Kill what the job has left behind until nothing of it remains, then record the end."""
-        self.processes.kill(signal.SIGKILL)
+        self._kill()
         left = self.processes.pids()
         if left and time.monotonic() < self._sweep_until:
             self.loop.later(SWEEP_INTERVAL, lambda: self._sweep(status))
@@ -216,13 +256,19 @@ class Supervisor:
         while size != self.log.size:  # a rank's last words are still in the terminal
             size = self.log.size
             self._on_output()
-        oom = self.processes.oom_kills() > self._oom_before
-        outcome = of_exit(status, oom=oom) if self._order is None else of_stop(self._order, status)
+        known, oom = self.container.outcome() if self.container is not None else (None, False)
+        oom = oom or self.processes.oom_kills() > self._oom_before
+        outcome = (known or of_exit(status, oom=oom)) if self._order is None else of_stop(self._order, status)
         if left:
             outcome["message"] = (
                 f"{outcome['message']}; {len(left)} processes cannot be killed (in an uninterruptible wait)"
             )
         self._finish(outcome)
+
+    def _kill(self) -> None:
+        self.processes.kill(signal.SIGKILL)
+        if self.container is not None:
+            self.container.kill()
 
     def _finish(self, outcome: dict[str, Any]) -> None:
         for timer in self._timers:
@@ -249,19 +295,16 @@ class Supervisor:
         self._order = self._order or order
         self._aborted = bool(order.get("abort"))
         if self._pid is None:
+            self._kill()  # an image may be on its way
             self._finish(of_stop(self._order, None))
             return
         if first:
             self._update(state="stopping", reason=order["reason"], message=order.get("message"))
         if self._aborted:
-            self.processes.kill(signal.SIGKILL)
+            self._kill()
             return
         grace = order.get("grace")
-        self._timers.append(
-            self.loop.later(
-                self.job.stop_grace if grace is None else grace, lambda: self.processes.kill(signal.SIGKILL)
-            )
-        )
+        self._timers.append(self.loop.later(self.job.stop_grace if grace is None else grace, self._kill))
         self._signal_job()
         self._publish()
 
@@ -297,6 +340,8 @@ class Supervisor:
     def _handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         operation = request.get("op")
         if operation == "adopt":
+            if self.container is not None and not request.get("entered"):
+                return {"container": True}
             return self._adopt(peer)
         if peer.uid not in (0, os.geteuid()):
             raise NodeError("bad-request", f"only root may ask for {operation!r}")
@@ -329,52 +374,18 @@ class Supervisor:
         self.stop({"reason": "coordinator-lost", "message": text, "abort": False, "grace": None})
 
 
-def _take_lock(run: str) -> int:
-    until = time.monotonic() + 2.0
-    while True:  # somebody who only looks holds the lock for a moment
-        descriptor = locks.acquire(paths.run_dir(run) + "/rank.lock", wait=False)
-        if descriptor is not None:
-            return descriptor
-        if time.monotonic() > until:
-            raise NodeError("active", f"run {run} has a supervisor on this node already")
-        time.sleep(0.01)
-
-
-def _notify_ready() -> None:
-    """Tell whoever started us (systemd, or the guard) that the rank is supervised from now on."""
-    address = os.environ.pop("NOTIFY_SOCKET", None)
-    if address:
-        import socket
-
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.connect("\0" + address[1:] if address.startswith("@") else address)
-            notify.send(b"READY=1")
-    descriptor = os.environ.pop("LAMBDACTL_READY_FD", None)
-    if descriptor is not None:
-        os.write(int(descriptor), b"1")
-        os.close(int(descriptor))
-
-
-def _protect_from_oom() -> None:
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("-900")
-    except OSError:
-        return
-
-
 def main(args: list[str]) -> int:
     """Supervise one rank to its end; 0 whatever became of it, because the state says that."""
     if len(args) != 1:
         raise NodeError("bad-request", "usage: runner.pyz rank RUN")
     job = spec.load(args[0])
-    lock = _take_lock(job.run_id)
+    lock = take_lock(job.run_id)
     value = state.read(job.run_id)
-    if value is None or value["state"] != "waiting":
+    if value is None or value["state"] not in ("waiting", "pulling"):
         raise NodeError("active", f"run {job.run_id} does not wait to be started on this node")
-    _protect_from_oom()
+    protect_from_oom()
     supervisor = Supervisor(job)
-    _notify_ready()
+    notify_ready()
     supervisor.run()
     os.close(lock)
     return 0

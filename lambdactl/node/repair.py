@@ -56,8 +56,17 @@ def repair(run: str) -> dict[str, Any] | None:
     value = state.read(run) or value  # it may have ended between the two looks
     if not state.is_settled(value):
         value = _bury(run, value, "node-rebooted" if value.get("boot") != paths.boot() else "runner-killed")
+    _remove_container(run)
     lease.release(run)
     return value
+
+
+def _remove_container(run: str) -> None:
+    folder = paths.run_dir(run)
+    if os.path.exists(folder + "/container.json") or os.path.exists(folder + "/container"):
+        from . import container_run
+
+        container_run.remove(run)
 
 
 def post(args: list[str]) -> int:
@@ -68,6 +77,7 @@ def post(args: list[str]) -> int:
     value = state.read(run)
     if value is not None and not state.is_settled(value):
         _bury(run, value, "oom" if os.environ.get("SERVICE_RESULT") == "oom-kill" else "runner-killed")
+    _remove_container(run)
     lease.release(run)
     return 0
 

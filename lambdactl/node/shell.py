@@ -1,8 +1,8 @@
 """`runner.pyz node-shell`: forced command of the fleet's node-to-node key.
 
 When the caller's environment names a run that is active here, this process joins the run's control group before it
-becomes what was asked for: mpirun's daemons on peers then have the run's variables and end with it. Otherwise it just
-executes.
+becomes what was asked for: mpirun's daemons on peers then have the run's variables and end with it. Where the run lives
+in a container, it becomes `enter`, which executes in there. Otherwise it just executes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 
-from . import control, paths
+from . import control, paths, repair
 from .env import RUN_VARIABLE
 from .errors import NodeError
 
@@ -19,16 +19,25 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def _join(run: str) -> dict[str, str]:
+def _join(run: str, command: str | None) -> dict[str, str]:
     """Variables of the run that this process is now a part of; empty when there is no such active run."""
     if not paths.RUN_ID.fullmatch(run):
         return {}
     try:
-        answer = control.call(run, {"op": "adopt"}, timeout=3.0)
+        answer = control.call(run, {"op": "adopt"}, timeout=3.0) or {}
     except NodeError:
         return {}
-    variables = (answer or {}).get("env")
+    if answer.get("container") or (not answer and os.path.exists(paths.run_dir(run) + "/container.json")):
+        _enter(run, command)
+    variables = answer.get("env")
     return {str(name): str(value) for name, value in variables.items()} if isinstance(variables, dict) else {}
+
+
+def _enter(run: str, command: str | None) -> None:
+    """Become `enter`: root's work, because the engine is root's; the login user has sudo, as for everything here."""
+    sudo = [] if os.geteuid() == 0 or paths.ROOT else ["sudo", "-n"]
+    words = [*sudo, *repair.runner_argv(run), "enter", run, *([] if command is None else ["--", command])]
+    os.execvp(words[0], words)
 
 
 def execute(command: str | None, variables: dict[str, str]) -> NoReturn:
@@ -47,6 +56,6 @@ def main(args: list[str]) -> NoReturn:
     """Become the command that the SSH client asked for, or a login shell."""
     if args:
         raise NodeError("bad-request", "usage: runner.pyz node-shell")
-    variables = {**os.environ, **_join(os.environ.get(RUN_VARIABLE, ""))}
-    command = variables.pop("SSH_ORIGINAL_COMMAND", None)
+    command = os.environ.pop("SSH_ORIGINAL_COMMAND", None)
+    variables = {**os.environ, **_join(os.environ.get(RUN_VARIABLE, ""), command)}
     execute(command, variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from . import dev, paths
+from . import container, dev, paths
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -116,6 +116,7 @@ class Job:
         self.repo_dir = _optional_text(raw, "repo_dir")
         self.mpi_network = _optional_text(raw, "mpi_network")
         self.dev = dev.settings(raw.get("dev"))
+        self.container = container.parse(raw.get("container"))
 
     @property
     def node(self) -> Node:

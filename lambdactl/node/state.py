@@ -1,7 +1,8 @@
 """RankState: what a node knows of its rank, kept as one JSON file that is only ever replaced whole.
 
 Fields (times in seconds since 1970, sizes in bytes): run_id, run_name, rank, nodes_num, node, state, exit_code, reason,
-message, pid, started_at, ready_at, finished_at, log_size, log_start, log_dropped, owner, submitted_at, gang.
+message, pid, started_at, ready_at, finished_at, log_size, log_start, log_dropped, owner, submitted_at, gang; and for a
+rank in a container, while it is in the state `pulling` and after it, pull: {done, total} in bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def new(job: Job) -> dict[str, Any]:
         "rank": job.rank,
         "nodes_num": len(job.nodes),
         "node": job.node.name,
-        "state": "waiting",
+        "state": "waiting" if job.container is None else "pulling",
         "exit_code": None,
         "reason": None,
         "message": None,

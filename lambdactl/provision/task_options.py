@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdactl.errors import SpecError
+from lambdactl.run.container import check_engine
 from lambdactl.run.plan import NODE_TIMEOUT, Overrides
 from lambdactl.spec import EnvVar, parse_duration, parse_env_item, parse_name
 
@@ -51,6 +52,8 @@ def task_options(arguments: Mapping[str, Any], truth: Callable[[Any], bool]) -> 
             env=env_items(arguments.get("env")),
             max_duration=_seconds(arguments.get("max_duration"), "run_max_duration"),
             node_timeout=float(_seconds(arguments.get("node_timeout"), "run_node_timeout") or NODE_TIMEOUT),
+            container_engine=check_engine(str(arguments.get("engine") or "auto"), name="run_engine"),
+            pull_timeout=_seconds(arguments.get("pull_timeout"), "run_pull_timeout"),
         ),
         wait=truth(arguments.get("wait", True)),
         all_ranks=truth(arguments.get("all_ranks", False)),

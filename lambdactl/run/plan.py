@@ -19,6 +19,8 @@ from lambdactl.fleet.facts import NodeFacts
 from lambdactl.fleet.interfaces import run_defaults
 from lambdactl.fleet.match import reasons
 from lambdactl.fleet.network import common_cidr, internal_ips
+from lambdactl.run.container import choose_engine, container_key, container_reason, image_of
+from lambdactl.run.tools import prelude, tools_reason
 from lambdactl.spec import EnvVar, TaskSpec, line_in, merge_env, resolve_env
 
 # How long a node may be out of reach during a run before the run is given up (dstack's grace is 2 min as well).
@@ -28,7 +30,7 @@ LOG_LIMIT = 4 << 30
 
 # Fields of dstack's task file that need containers or a scheduler, which this version has not: refused, not ignored.
 _UNSUPPORTED = (
-    "groups", "image", "entrypoint", "docker", "python", "nvcc", "registry_auth", "files", "repos", "volumes", "ports",
+    "groups", "files", "repos", "volumes", "ports",
     "retry", "schedule", "utilization_policy",
 )  # fmt: skip
 
@@ -82,6 +84,7 @@ class RunPlan:
     max_duration: int | None
     owner: str
     node_timeout: float = NODE_TIMEOUT
+    container: Mapping[str, Any] | None = None
     submitted_at: float = field(default_factory=time.time)
     defaults: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     dev: Mapping[str, Any] | None = None
@@ -100,6 +103,8 @@ class Overrides:
     env: Sequence[EnvVar] = ()
     max_duration: int | None = None
     node_timeout: float = NODE_TIMEOUT
+    container_engine: str = "auto"
+    pull_timeout: int | None = None
 
 
 def make_plan(
@@ -120,10 +125,12 @@ def make_plan(
     name = overrides.name or task.name or random_name()
     facts = {host.name: facts for host in fleet.hosts if (facts := views[host.name].facts) is not None}
     addresses, unaddressed = internal_ips(fleet, facts)
+    engine = choose_engine(task, facts.values(), overrides.container_engine)
+    container = container_key(task, env, engine=engine, pull_timeout=overrides.pull_timeout)
     excluded: dict[str, str] = {}
     chosen: list[PlannedNode] = []
     for host in fleet.hosts:
-        why = _why_not(task, views[host.name], unaddressed.get(host.name))
+        why = _why_not(task, views[host.name], unaddressed.get(host.name), engine)
         if why is None and len(chosen) == task.nodes:
             why = ""
         if why is not None:
@@ -149,6 +156,7 @@ def make_plan(
         max_duration=overrides.max_duration if overrides.max_duration is not None else task.max_duration,
         owner=owner(),
         node_timeout=overrides.node_timeout,
+        container=container,
         defaults=run_defaults(
             {node.name: facts[node.name] for node in chosen}, {node.name: node.ip for node in chosen}
         ),
@@ -165,7 +173,8 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
             {"name": n.name, "ip": n.ip, "gpus": n.gpus, "ssh_user": n.ssh_user, "ssh_port": n.ssh_port}
             for n in plan.nodes
         ],
-        "script": join_commands(task.commands),
+        "script": "" if task.entrypoint else join_commands([*prelude(task), *task.commands]),
+        "container": plan.container,
         "shell": task.shell,
         "env": dict(plan.env),
         "working_dir": task.working_dir,
@@ -188,7 +197,7 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
         node.name: {
             **common,
             "rank": node.rank,
-            "user": task.user or node.ssh_user,
+            "user": node.ssh_user if plan.container else task.user or node.ssh_user,
             "defaults": dict(plan.defaults.get(node.name, {})),
         }
         for node in plan.nodes
@@ -232,11 +241,11 @@ def _refuse_unsupported(task: TaskSpec) -> None:
                 filename=task.source.filename,
                 line=line_in(task, name),
             )
-    if not task.commands:
+    if not task.commands and image_of(task) is None:
         raise SpecError("the task has no 'commands', so there is nothing to run.", filename=task.source.filename)
 
 
-def _why_not(task: TaskSpec, view: NodeView, unaddressed: str | None) -> str | None:
+def _why_not(task: TaskSpec, view: NodeView, unaddressed: str | None, engine: str) -> str | None:
     if view.facts is None:
         return view.problem or "is not known; apply the fleet file first"
     unfit = reasons(task.resources, view.facts)
@@ -244,6 +253,8 @@ def _why_not(task: TaskSpec, view: NodeView, unaddressed: str | None) -> str | N
         return "; ".join(unfit)
     if view.facts.runner is None:
         return "is not provisioned; apply the fleet file first"
+    if (lacking := container_reason(task, view.facts, engine) or tools_reason(task, view.facts)) is not None:
+        return lacking
     if view.leases:
         lease = view.leases[0]
         return f"is in use by run {lease.get('run_name', '?')} of {lease.get('owner', 'somebody')}"

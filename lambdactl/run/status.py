@@ -31,7 +31,8 @@ class RunStatus:
     """One run over all its nodes; times are seconds since the epoch.
 
     Attributes:
-        state: reserved, starting, running, stopping, done, failed or stopped; "unknown" where rank 0 does not answer.
+        state: reserved, pulling, starting, running, stopping, done, failed or stopped; "unknown" where rank 0 does not
+            answer.
         ranks: the RankStates that answered, by rank.
         unseen: hosts of the fleet that gave no answer (they may hold further ranks).
     """
@@ -66,6 +67,12 @@ class RunStatus:
         value = self.ranks[0].get("dev")
         return value if isinstance(value, dict) else None
 
+    @property
+    def pull(self) -> dict[str, int] | None:
+        """Bytes of images that have come, and that are known to come, on all nodes; None where nothing is pulled."""
+        found = [rank["pull"] for rank in self.ranks if isinstance(rank.get("pull"), Mapping)]
+        return {key: sum(int(one.get(key) or 0) for one in found) for key in ("done", "total")} if found else None
+
     def as_json(self) -> dict[str, Any]:
         """The schema of `run get --json` and `ps --json` (docs/commands.md)."""
         return {
@@ -80,6 +87,7 @@ class RunStatus:
             "owner": self.owner,
             "submitted_at": self.submitted_at,
             "finished_at": self.finished_at,
+            "pull": self.pull,
             "ranks": [{key: value for key, value in rank.items() if key not in ("gang", "dev")} for rank in self.ranks],
             "unseen_hosts": dict(self.unseen),
             **({} if self.dev is None else {"dev": described(self.dev, self.name)}),
@@ -116,7 +124,7 @@ def combine(states: Sequence[Mapping[str, Any]], unseen: Mapping[str, str] | Non
     return RunStatus(
         run_id=str(first["run_id"]),
         name=str(first["run_name"]),
-        state=str(gang.get("state", "unknown")),
+        state=_state(str(gang.get("state", "unknown")), ranks),
         ranks=ranks,
         nodes_num=nodes_num,
         submitted_at=float(first.get("submitted_at") or 0),
@@ -128,6 +136,21 @@ def combine(states: Sequence[Mapping[str, Any]], unseen: Mapping[str, str] | Non
         finished_at=gang.get("finished_at"),
         unseen=dict(unseen or {}) if len(ranks) < nodes_num else {},
     )
+
+
+def _state(gang: str, ranks: Sequence[Mapping[str, Any]]) -> str:
+    """A gang that starts and waits for images says so."""
+    return "pulling" if gang == "starting" and any(rank["state"] == "pulling" for rank in ranks) else gang
+
+
+def pull_text(status: RunStatus) -> str:
+    """How far the images are: "pulling 1.2 of 3.4 GB, 1 of 2 nodes has its image"; empty when nothing is pulled."""
+    if status.state != "pulling":
+        return ""
+    ready = sum(rank["state"] != "pulling" for rank in status.ranks)
+    amounts = status.pull
+    size = f" {amounts['done'] / 1e9:.1f} of {amounts['total'] / 1e9:.1f} GB" if amounts and amounts["total"] else ""
+    return f"pulling{size}, {ready} of {status.nodes_num} nodes ready"
 
 
 def exit_code(gang: Mapping[str, Any]) -> int:

@@ -1,0 +1,117 @@
+"""The node's container engines: which are there, do they answer, and can they hand out GPUs."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+
+from . import paths, programs
+from .errors import NodeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+NAMES = ("docker", "podman")
+SOCKETS = {"docker": "/run/docker.sock", "podman": "/run/podman/podman.sock"}
+CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
+CDI_KIND = "nvidia.com/gpu"
+TOOLKIT = ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
+DOCKER_WITH_CDI = 25  # the first release of Docker that reads CDI files
+
+
+class Engine:
+    """One engine as it answers now. `problem` is why it cannot run anything, None where it can."""
+
+    def __init__(self, name: str, path: str, info: dict[str, Any], problem: str | None = None) -> None:
+        host, store = info.get("host") or {}, info.get("store") or {}
+        version = info.get("ServerVersion") or (info.get("version") or {}).get("Version")
+        self.name = name
+        self.path = path
+        self.problem = problem
+        self.version = str(version) if version else None
+        self.cgroup_driver = str(info.get("CgroupDriver") or host.get("cgroupManager") or "") or None
+        self.cgroup_version = str(info.get("CgroupVersion") or host.get("cgroupVersion") or "").lstrip("v") or None
+        self.root = str(info.get("DockerRootDir") or store.get("graphRoot") or "") or None
+        self.arch = str(info.get("Architecture") or host.get("arch") or os.uname().machine)
+        self.gpus = self._gpus()
+
+    def _gpus(self) -> str | None:
+        """How GPUs get into its containers: "toolkit" (a hook of the engine), "cdi", or None where they cannot."""
+        if self.name == "docker" and any(programs.find(program) for program in TOOLKIT):
+            return "toolkit"
+        major = (self.version or "0").partition(".")[0]
+        reads_cdi = self.name == "podman" or (major.isdigit() and int(major) >= DOCKER_WITH_CDI)
+        return "cdi" if reads_cdi and cdi_text() else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the probe's answer."""
+        names = ("version", "path", "problem", "cgroup_driver", "cgroup_version", "root", "arch", "gpus")
+        return {"engine": self.name, **{name: getattr(self, name) for name in names}}
+
+
+def cdi_text() -> str:
+    """The node's CDI files that describe NVIDIA GPUs, as one text."""
+    files = (path for folder in CDI_FOLDERS for path in sorted(glob.glob(paths.ROOT + folder + "/*")))
+    return "\n".join(text for text in map(paths.read_text, files) if CDI_KIND in text)
+
+
+def toolkit_present() -> bool:
+    """Whether the NVIDIA container toolkit is installed, whichever engine uses it."""
+    return any(programs.find(program) for program in (*TOOLKIT, "nvidia-ctk"))
+
+
+def _info_argv(name: str, path: str) -> list[str]:
+    return [path, "info", "--format", "{{json .}}" if name == "docker" else "json"]
+
+
+def _finish(name: str, path: str, program: programs.Program) -> Engine:
+    problems: list[str] = []
+    code, text = program.result(problems)
+    start = text.find("{")
+    try:
+        info = json.loads(text[start : text.rfind("}") + 1]) if start >= 0 else {}
+    except ValueError:
+        info = {}
+    errors = info.get("ServerErrors") or []
+    if info.get("host"):  # a "docker" that is Podman's own stand-in
+        name = "podman"
+    if code == 0 and not errors and (info.get("ServerVersion") or info.get("host")):
+        return Engine(name, path, info)
+    words = [str(errors[0])] if errors else [line for line in text.splitlines() if line.strip()][-1:]
+    why = problems[0] if problems else " ".join(words) or f"exit code {code}"
+    return Engine(name, path, info, problem=_not_answering(name, why))
+
+
+def _not_answering(name: str, why: str) -> str:
+    said = why.replace("\n", " ").strip().rstrip(".")[:200]
+    if name == "docker":
+        return f"Docker is installed, but does not answer ({said}); start it: sudo systemctl start docker"
+    return f"Podman is installed, but does not work ({said}); see: sudo podman info"
+
+
+def start_query() -> list[tuple[str, str, programs.Program]]:
+    """Ask every engine that is installed about itself."""
+    found = [(name, programs.find(name)) for name in NAMES]
+    return [(name, path, programs.Program(_info_argv(name, path))) for name, path in found if path]
+
+
+def finish_query(query: list[tuple[str, str, programs.Program]]) -> list[Engine]:
+    """The engines, Docker first."""
+    return [_finish(*asked) for asked in query]
+
+
+def choose(wanted: str, engines: list[Engine]) -> Engine:
+    """The engine for a run: the one that is wanted, else the first that works.
+
+    Raises NodeError (start-failed) naming what is missing.
+    """
+    named = [engine for engine in engines if wanted in ("auto", engine.name)]
+    for engine in named:
+        if engine.problem is None:
+            return engine
+    if named:
+        raise NodeError("start-failed", str(named[0].problem))
+    what = {"docker": "Docker is not", "podman": "Podman is not"}.get(wanted, "neither Docker nor Podman is")
+    raise NodeError("start-failed", f"{what} installed, so a container cannot run here")
