@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from . import landing
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # container, where a byte on its output is the one way to tell.
 UP = b"\x1b]1337;lambdactl-up\x07"
 LOOK = 5.0  # seconds between two looks at the sessions
+FAREWELL = 0.1  # seconds between two looks at what was asked to end
 OPERATIONS = ("session", "change")
 
 
@@ -54,6 +56,7 @@ class DevEnvironment:
         self._user: User | None = None
         self._pids: dict[int, str] = {}
         self._timer: Timer | None = None
+        self._leaving: Timer | None = None
         self._tail = b""
         self._idle = Idleness(job.dev.inactivity, time.monotonic())
         self._value = {**job.dev.shown, "inactivity": job.dev.inactivity, "up_at": None, "sessions": 0}
@@ -124,8 +127,39 @@ class DevEnvironment:
         pause = LOOK if limit is None else max(0.2, min(LOOK, limit / 20))
         self._timer = self._loop.later(pause, self._look)
 
+    def farewell(self, commands: int, pids: Callable[[], list[int]], then: Callable[[], None]) -> None:
+        """Ask what sessions have started to end, and go on once it has; the end of the grace time kills what is left.
+
+        SIGTERM, because shells start what runs in the background with SIGINT ignored. The servers of the sessions come
+        last: a terminal that goes away would tell its programs first.
+        """
+        others = [pid for pid in pids() if _group(pid) not in (None, commands)]
+        for pid in sorted(others, key=lambda pid: pid in self._pids):
+            _terminate(pid)
+        self._wait_for(set(others), pids, then)
+
+    def _wait_for(self, others: set[int], pids: Callable[[], list[int]], then: Callable[[], None]) -> None:
+        if others.isdisjoint(pids()):
+            then()
+        else:
+            self._leaving = self._loop.later(FAREWELL, lambda: self._wait_for(others, pids, then))
+
     def close(self) -> None:
         """Look no more: the rank has ended."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._leaving):
+            if timer is not None:
+                timer.cancel()
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _terminate(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return

@@ -309,6 +309,12 @@ class Supervisor:
         self._publish()
 
     def _signal_job(self) -> None:
+        if self.dev is not None and self._pid is not None:
+            self.dev.farewell(self._pid, self.processes.pids, self._signal_commands)
+        else:
+            self._signal_commands()
+
+    def _signal_commands(self) -> None:
         if self._pid is not None and self._status is None:
             try:
                 os.killpg(self._pid, self.job.stop_signal)

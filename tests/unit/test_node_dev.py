@@ -152,6 +152,22 @@ def test_sessions_are_in_the_run_and_end_with_it(bed: Bed, tmp_path: Path) -> No
     assert b"test does not run on this node any more" in refused.stderr
 
 
+def test_a_stop_asks_what_sessions_have_started(bed: Bed, tmp_path: Path) -> None:
+    run = start(bed)
+    client = Client(bed, run, tmp_path)
+    work = f"trap 'echo saved > {tmp_path}/saved; exit' TERM; echo on; while :; do sleep 0.1; done"
+    session = subprocess.Popen(["ssh", "-F", client.folder / "config", "it", work], stdout=subprocess.PIPE)
+    assert session.stdout is not None
+    assert session.stdout.readline() == b"on\n"
+    bed.nodes[0].call("stop", run=run)
+    value = bed.finish(run)
+    assert (value["state"], value["reason"]) == ("stopped", "stopped-by-user")
+    assert (tmp_path / "saved").read_text() == "saved\n"
+    session.wait(30)
+    session.stdout.close()
+    bed.no_leftovers(run)
+
+
 def test_it_ends_when_it_is_left_alone_and_not_before(
     bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
