@@ -15,6 +15,14 @@ from lambdactl.run.status import RunStatus
 
 def include(*, yes: bool) -> bool:
     """Have the user's ~/.ssh/config include ours: with `yes`, or when the user says so; whether it does now."""
+    try:
+        return _include(yes=yes)
+    except LambdactlError as error:
+        note(f"{error} Put '{ssh_include.include_line()}' at the top of your ssh_config yourself.")
+        return False
+
+
+def _include(*, yes: bool) -> bool:
     path = ssh_include.user_config()
     if ssh_include.is_included():
         return True
@@ -24,11 +32,7 @@ def include(*, yes: bool) -> bool:
     question = f"Add the line '{ssh_include.include_line()}' at the top of {path}, for `ssh RUN` and IDEs?"
     if not confirm(question, yes=yes):
         return False
-    try:
-        ssh_include.add()
-    except LambdactlError as error:
-        note(f"{error} Put '{ssh_include.include_line()}' at the top of your ssh_config yourself.")
-        return False
+    ssh_include.add()
     return True
 
 

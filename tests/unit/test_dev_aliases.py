@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lambdactl.cli import dev_alias
 from lambdactl.errors import LambdactlError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.run import aliases, ssh_include
 from lambdactl.run.aliases import Alias, Entry
+from lambdactl.run.status import RunStatus, combine
 
 FLEET = """\
 type: fleet
@@ -171,3 +175,50 @@ def test_a_config_that_cannot_be_changed_is_one_sentence(home: Path) -> None:
     (home / ".ssh/config").symlink_to("config")
     with pytest.raises(LambdactlError, match=r"\.ssh/config cannot be (read|changed)"):
         ssh_include.add()
+
+
+def run_status(one: Alias, state: str) -> RunStatus:
+    return combine([
+        {"run_id": one.run_id, "run_name": one.name, "rank": 0, "node": one.host, "nodes_num": 1, "state": state}
+    ])  # fmt: skip
+
+
+def test_a_look_at_the_fleet_sweeps_what_is_over(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    on_one = {name: alias(fleet, name) for name in ("active", "ended", "forgotten")}
+    foreign = replace(alias(fleet, "foreign"), fleet_id="another")
+    silent = replace(alias(fleet, "silent"), host="10.0.0.2")
+    for item in (*on_one.values(), foreign, silent):
+        aliases.put(fleet, item)
+    ssh_include.add()
+    seen = [run_status(on_one["active"], "running"), run_status(on_one["ended"], "stopped")]
+    dev_alias.sweep(fleet, seen, {"10.0.0.2": "does not answer"})
+    assert {entry.name for entry in aliases.entries()} == {"active", "foreign", "silent"}
+    assert ssh_include.is_included()
+    dev_alias.forget([foreign.run_id])
+    dev_alias.forget_fleet(fleet)
+    assert aliases.entries() == []
+    assert not ssh_include.is_included(), "the line goes with the last alias"
+    assert capsys.readouterr().err == ""
+
+
+def test_the_line_is_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert not dev_alias.include(yes=False)
+    assert "is left alone: nobody can be asked here" in capsys.readouterr().err
+    assert not (home / ".ssh/config").exists()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert not dev_alias.include(yes=False)
+    assert "Add the line 'Include " in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert dev_alias.include(yes=False)
+    assert dev_alias.include(yes=False), "not asked again"
+    assert dev_alias.clear() == 0
+    assert not (home / ".ssh/config").exists()
+
+
+def test_a_config_that_cannot_be_changed_does_not_stop_anything(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / ".ssh").mkdir()
+    (home / ".ssh/config").mkdir()
+    assert not dev_alias.include(yes=True)
+    assert "cannot be read (Is a directory). Put 'Include " in capsys.readouterr().err
