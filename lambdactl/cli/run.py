@@ -61,6 +61,6 @@ def _dev_rows(status: RunStatus) -> list[tuple[str, object]]:
     idle = f"idle for {duration(time.time() - dev['idle_since'])}{limit}" if dev["idle_since"] else "in use"
     return [
         ("IDE", dev["url"] or "none: SSH only"),
-        ("ssh", f"ssh {status.name}" if dev["up_at"] else "not up yet"),
+        ("ssh", "-" if status.final else f"ssh {status.name}" if dev["up_at"] else "not up yet"),
         ("sessions", f"{dev['sessions']}, {idle}" if dev["up_at"] and not status.final else "-"),
     ]
