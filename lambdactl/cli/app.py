@@ -209,14 +209,19 @@ def stop(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def ssh(
-    host: Annotated[str, typer.Argument(metavar="HOST", help="A host of the fleet, by name or rank-order number.")],
+    host: Annotated[
+        str, typer.Argument(metavar="HOST|RUN", help="A host, by name or rank-order number; on Kubernetes, a run.")
+    ],
     command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...")] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="N", help="Kubernetes: which rank (default: 0).")
+    ] = None,
     fleet: FleetOption = None,
 ) -> None:
-    """Log in to a host through the jump host, or run one command there."""
+    """Log in to a host, or to a rank of a run on Kubernetes, or run one command there."""
     from lambdactl.cli import ssh as ssh_command
 
-    sys.exit(ssh_command.run(host, command or [], fleet))
+    sys.exit(ssh_command.run(host, command or [], fleet, rank))
 
 
 @app.command("ssh-config")

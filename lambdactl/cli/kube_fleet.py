@@ -9,7 +9,7 @@ from lambdactl.backends.kubernetes.fleet import FleetView, KubeFleet, Member, lo
 from lambdactl.cli.console import confirm, note, print_json, print_table, size, state_text
 from lambdactl.cli.fleet_view import gpus_text
 from lambdactl.errors import EXIT_OK, CapacityError
-from lambdactl.state import State
+from lambdactl.state import State, state_dir
 
 if TYPE_CHECKING:
     from lambdactl.cli.apply import Options
@@ -62,10 +62,27 @@ def delete(fleet: KubeFleet, *, yes: bool) -> int:
     if not confirm(f"Delete the fleet {fleet.name}?", yes=yes):
         return EXIT_OK
     asyncio.run(remove(fleet, found))
+    if asyncio.run(_leave_jump_pods(fleet)):
+        note("the jump pod stays, because other users' keys are in it.")
     with State() as state:
         state.forget_fleet(fleet.id)
     note(f"{fleet.name} is deleted; the cluster's nodes are as they were.")
     return EXIT_OK
+
+
+async def _leave_jump_pods(fleet: KubeFleet) -> bool:
+    """Take this user's key out of the jump pods; whether one stays for others."""
+    from lambdactl.backends.kubernetes import jump
+    from lambdactl.backends.kubernetes.client import open_client
+    from lambdactl.backends.kubernetes.reach import own_key
+    from lambdactl.backends.kubernetes.resources import SECRETS
+
+    stays = False
+    for target in fleet.targets:
+        async with open_client(target) as client:
+            if await client.find(SECRETS, jump.KEYS) is not None:
+                stays |= await jump.leave(client, own_key(state_dir() / "kubernetes")[1])
+    return stays
 
 
 def _show(view: FleetView) -> None:

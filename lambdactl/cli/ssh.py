@@ -8,6 +8,7 @@ import subprocess
 from difflib import get_close_matches
 from pathlib import Path
 
+from lambdactl.cli import kube_ssh
 from lambdactl.cli.select import choose_fleet
 from lambdactl.errors import SpecError
 from lambdactl.fleet import Fleet, FleetHost
@@ -15,8 +16,12 @@ from lambdactl.fleet import ssh as ssh_options
 from lambdactl.state import State
 
 
-def run(host: str, command: list[str], fleet_option: str | None) -> int:
+def run(host: str, command: list[str], fleet_option: str | None, rank: int | None = None) -> int:
     """Replace this process by ssh, so that the terminal, signals and the exit code are ssh's own."""
+    if (code := kube_ssh.run(host, command, fleet_option, rank)) is not None:
+        return code
+    if rank is not None:
+        raise SpecError("'--rank' is for runs on Kubernetes; on an SSH fleet, name the host.")
     with State() as state:
         fleet = choose_fleet(fleet_option, state)
     target = _host(fleet, host)

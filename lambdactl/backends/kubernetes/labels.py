@@ -10,6 +10,9 @@ RUN_ID = "lambdactl.dev/run-id"
 RANK = "batch.kubernetes.io/job-completion-index"
 """Kubernetes' own, on each pod of an Indexed Job; here it is the rank."""
 
+RUN_FACTS = "lambdactl.dev/run-facts"
+"""An annotation of a run's Job: what any machine needs to go on with the run, as JSON."""
+
 HOSTNAME = "kubernetes.io/hostname"
 GPU_PRODUCT = "nvidia.com/gpu.product"
 GPU_COUNT = "nvidia.com/gpu.count"

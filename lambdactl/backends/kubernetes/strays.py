@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from .client import open_client
 from .labels import MANAGED, RUN
-from .resources import CONFIGMAPS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
+from .resources import CONFIGMAPS, JOBS, PODS, SECRETS, SERVICES, Resource
 
 if TYPE_CHECKING:
     from .client import Client
     from .fleet import KubeFleet
 
-KINDS = (JOBS, DEPLOYMENTS, SERVICES, CONFIGMAPS, SECRETS, PODS)
-"""Owners first."""
+KINDS = (JOBS, SERVICES, CONFIGMAPS, SECRETS, PODS)
+"""Owners first. The jump pod's objects belong to its Deployment, which goes with the last user's key (`jump`)."""
 
 
 @dataclass(slots=True)

@@ -117,18 +117,18 @@ class Kubelet:
         ]
         set_conditions(pod, Initialized="True", Ready="False", ContainersReady="False")
 
-    def run(self, pod: Object, address: str | None = None) -> Object:
+    def run(self, pod: Object, address: str | None = None, *, ready: bool = True) -> Object:
         """The containers have started."""
         status = pod["status"]
         status["phase"] = "Running"
         status["podIP"] = address or f"10.244.{self._addresses // 250}.{self._addresses % 250}"
         status["podIPs"] = [{"ip": status["podIP"]}]
         status["containerStatuses"] = [
-            container_status(c, {"running": {"startedAt": now()}}, ready=True) for c in pod["spec"]["containers"]
+            container_status(c, {"running": {"startedAt": now()}}, ready=ready) for c in pod["spec"]["containers"]
         ]
         for container in pod["spec"]["containers"]:
             self.log(pod, container["name"])
-        set_conditions(pod, Ready="True", ContainersReady="True")
+        set_conditions(pod, Ready=str(ready), ContainersReady=str(ready))
         self.events.tell(pod, "Started", "Container started", "kubelet")
         return self.store.update("pods", pod)
 

@@ -36,6 +36,11 @@ class PodNetwork:
         await run("ip", "link", "add", self.bridge, "type", "bridge")
         await run("ip", "addr", "add", f"{self.subnet}.1/24", "dev", self.bridge)
         await run("ip", "link", "set", self.bridge, "up")
+        # Docker lets no bridge but its own forward.
+        await run("iptables", *self._rule("-I"), check=False)
+
+    def _rule(self, action: str) -> list[str]:
+        return [action, "FORWARD", "-i", self.bridge, "-o", self.bridge, "-j", "ACCEPT"]
 
     async def add(self, uid: str) -> tuple[str, str]:
         """A pod's network namespace and address."""
@@ -65,4 +70,5 @@ class PodNetwork:
         for uid in list(self._spaces):
             await self.remove(uid)
         if self._up is not None:
+            await run("iptables", *self._rule("-D"), check=False)
             await run("ip", "link", "del", self.bridge, check=False)

@@ -62,6 +62,20 @@ def prepare_volumes(store: Store, pod: Object, folder: Path, node_folder: Path) 
     return found
 
 
+def refresh(store: Store, pod: Object, volumes: Volumes) -> None:
+    """Bring the files of ConfigMaps and Secrets up to date, as the kubelet does when it looks at the pod again."""
+    for volume in pod["spec"].get("volumes") or []:
+        path = volumes.paths.get(volume["name"])
+        if path is None or not path.is_dir():
+            continue
+        if "configMap" in volume:
+            _files(
+                store, pod, "configmaps", {**volume["configMap"], "optional": True}, volume["configMap"]["name"], path
+            )
+        elif "secret" in volume:
+            _files(store, pod, "secrets", {**volume["secret"], "optional": True}, volume["secret"]["secretName"], path)
+
+
 def _files(store: Store, pod: Object, plural: str, options: Object, name: str, path: Path) -> None:
     held = store.find(plural, pod["metadata"]["namespace"], name)
     if held is None:

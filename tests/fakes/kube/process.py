@@ -24,7 +24,7 @@ from .events import Events
 from .jobs import ENDED
 from .kubelet import Kubelet, container_status, set_conditions
 from .podnet import NetworkTrouble, PodNetwork, run
-from .podroot import NotYet, Volumes, environment, prepare_volumes, script
+from .podroot import NotYet, Volumes, environment, prepare_volumes, refresh, script
 from .server import ApiServer
 from .store import Object, now
 
@@ -102,9 +102,20 @@ class ProcessKubelet(Kubelet):
         self.pods: dict[str, _Pod] = {}
         self._proxies: dict[int, asyncio.Server] = {}
         self._tasks: set[asyncio.Future[None]] = set()
+        self._stale = False
+        self.store.listeners.append(self._hear)
+
+    def _hear(self, kind: str, plural: str, item: Object) -> None:
+        self._stale = self._stale or (kind == "MODIFIED" and plural in ("secrets", "configmaps"))
 
     def step(self) -> None:
         super().step()
+        if self._stale:
+            self._stale = False
+            for pod in self.store.all("pods"):
+                mine = self.pods.get(pod["metadata"]["uid"])
+                if mine is not None and mine.volumes is not None:
+                    refresh(self.store, pod, mine.volumes)
         for service in self.store.all("services"):
             for port in service["spec"].get("ports") or []:
                 number = port.get("nodePort")
@@ -149,7 +160,7 @@ class ProcessKubelet(Kubelet):
             always = pod["spec"].get("restartPolicy") == "Always"
             for container in pod["spec"]["containers"]:
                 await self._launch(pod, mine, container)
-            self.run(self._merged(pod), address)
+            self.run(self._merged(pod), address, ready="readinessProbe" not in pod["spec"]["containers"][0])
             if probe := pod["spec"]["containers"][0].get("readinessProbe"):
                 self._spawn(self._probe(pod, mine, probe))
             restarts = 0
