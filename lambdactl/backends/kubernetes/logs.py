@@ -1,9 +1,10 @@
 """A container's log as a stream that survives cut connections: no line is lost and none comes twice.
 
 The API can only go on at a whole second (``sinceTime``), and gives every line again that is not older. So each line is
-asked for with its time (nanoseconds, ``timestamps=true``), the times of the newest second's lines are kept, and that
-many lines of each time are left out when the stream is opened again. Source: the kubelet filters every line by its own
-time (``kuberuntime/logs``), so what comes again is the same lines in the same order.
+asked for with its time (nanoseconds, ``timestamps=true``), the times of the two newest seconds' lines are kept (the two
+streams of a container may be a moment out of order), and that many lines of each time are left out when the stream is
+opened again. Source: the kubelet filters every line by its own time (``kuberuntime/logs``), so what comes again is the
+same lines in the same order.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ class _Reader:
         self.since = since
         self.namespace = namespace or client.namespace
         self.started = False
-        self._second = 0
-        self._seen = array("q")  # nanoseconds of the lines of the newest second, which would come again
+        self._newest = 0
+        self._seen: dict[int, array[int]] = {}  # by second, the nanoseconds of the lines that would come again
         self._rest = b""
         # Of a line longer than LONGEST_LINE: its time, and how much of it the caller has got (None: it is repeated).
         self._open: tuple[int, int | None] | None = None
@@ -135,12 +136,9 @@ class _Reader:
         query = {"timestamps": "true", "follow": "true" if follow else "false"}
         if self.container:
             query["container"] = self.container
-        if (since := self._second or self.since) is not None:
+        since, again = self._reopened()
+        if since is not None:
             query["sinceTime"] = _rfc3339(since)
-        if self._open is not None and self._open[1]:
-            self._partial = (self._open[0], self._open[1])
-        self._rest, self._open = b"", None
-        again = Counter(self._seen)
         path = PODS.path(self.namespace, self.pod, "log")
         async with self.client.request("GET", path, asked, query=query) as response:
             self.started = True
@@ -151,11 +149,21 @@ class _Reader:
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise unreachable(error, asked) from None
 
+    def _reopened(self) -> tuple[float | None, Counter[int]]:
+        """From where to go on, and how many lines of each time will come again."""
+        stamp, passed = self._open or (0, None)
+        if passed:
+            # What came of it again, and what the caller has had of it beyond that.
+            self._partial = (stamp, passed + (self._partial[1] if self._partial[0] == stamp else 0))
+        self._rest, self._open = b"", None
+        again = Counter(stamp for stamps in self._seen.values() for stamp in stamps)
+        return (self._newest - 1 if self._newest else self.since), again
+
     def tail(self) -> bytes:
         """What stands after the last line's end, once there will be no more."""
         rest, self._rest = self._rest, b""
         if self._open is not None:
-            return b"" if self._open[1] is None else rest
+            return b"" if self._open[1] is None else self._unpassed(self._open[0], rest)
         return self._unpassed(*_stamp(rest))
 
     def _take(self, chunk: bytes, again: Counter[int]) -> bytes:
@@ -167,7 +175,7 @@ class _Reader:
                 stamp, passed = self._open
                 self._open = None
                 if passed is not None:
-                    out.append(line + b"\n")
+                    out.append(self._unpassed(stamp, line + b"\n"))
                     self._note(stamp)
                 continue
             stamp, text = _stamp(line)
@@ -196,7 +204,7 @@ class _Reader:
         if passed is None:
             return b""
         self._open = (stamp, passed + len(piece))
-        return piece
+        return self._unpassed(stamp, piece)
 
     def _unpassed(self, stamp: int, text: bytes) -> bytes:
         """What the caller has not had of a line that a cut interrupted."""
@@ -208,11 +216,11 @@ class _Reader:
 
     def _note(self, stamp: int) -> None:
         second = stamp // 1_000_000_000
-        if second > self._second:
-            self._second = second
-            self._seen = array("q")
-        if second == self._second and stamp:
-            self._seen.append(stamp)
+        if second > self._newest:
+            self._newest = second
+            self._seen = {kept: stamps for kept, stamps in self._seen.items() if kept >= second - 1}
+        if stamp and second >= self._newest - 1:
+            self._seen.setdefault(second, array("q")).append(stamp)
 
 
 def _stamp(line: bytes) -> tuple[int, bytes]:
