@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lambdactl import __version__
 from lambdactl.errors import CapacityError, SpecError
 
 from .errors import AlreadyExists, Conflict, Invalid
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 NAME = "lambdactl-jump"
 KEYS = f"{NAME}-keys"
 HOST_KEY = f"{NAME}-host"
-IMAGE = "lambdactl:latest"
+IMAGE = f"lambdactl/base:{__version__}"
 """The project's default image (images/Dockerfile), which has sshd."""
 PORT = 2222
 FOLDER = "/lambdactl/jump"
