@@ -1,11 +1,11 @@
 # The user's and the developer's commands; each is a script in scripts/ that runs without make, too.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint molecule versions bench docs sandbox clean
+.PHONY: help demo test unit lint molecule versions test-k8s bench docs sandbox clean
 
 VENV := .venv/bin
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: ## a virtual cluster, provisioned through its jump host, and an all-reduce on it (about 4 minutes at first)
 	@scripts/demo
@@ -27,6 +27,9 @@ molecule: ## a whole fleet, and the role runner alone, by Molecule, on one sandb
 
 versions: ## inventory and playbooks on every supported ansible-core whose Python is here (minutes; not part of make test)
 	@scripts/versions
+
+test-k8s: ## the live suite on the Kubernetes cluster that KUBECONFIG names (LAMBDACTL_TEST_IMAGE: any image with /bin/sh)
+	@scripts/test-k8s
 
 docs: ## the reference pages from the code, and docs/ as a site
 	@scripts/bootstrap unit

@@ -125,6 +125,12 @@ def apply(
     force: Annotated[
         bool, typer.Option("--force", help="Fleet: run every role on every host, converged or not.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Task on Kubernetes: wait for free nodes instead of refusing.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Task on Kubernetes: keep the run's objects when it has ended.")
+    ] = False,
 ) -> None:
     """Make a fleet ready, run a task on one, or bring a dev environment up."""
     from lambdactl.cli import apply as command
@@ -136,6 +142,7 @@ def apply(
                 yes=yes, detach=detach, name=name, env=tuple(env or ()), fleet=fleet, all_ranks=all_ranks,
                 max_duration=max_duration, node_timeout=node_timeout, log_dir=log_dir, check=check, force=force,
                 engine=engine, pull_timeout=pull_timeout,
+                wait=wait, keep=keep,
             ),
         )
     )  # fmt: skip

@@ -29,6 +29,8 @@ class Options:
     force: bool = False
     engine: str = "auto"
     pull_timeout: str | None = None
+    wait: bool = False
+    keep: bool = False
 
 
 def run(file: str | None, options: Options) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import spec
+from lambdactl.cli import kube_runs
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.cli.following import follow_to_end
@@ -39,6 +40,10 @@ def run(task: spec.TaskSpec, options: Options, *, dev: DevRun | None = None) -> 
         raise SpecError(text, filename=task.source.filename, line=spec.line_in(task, "image"))
     overrides = _overrides(options)
     with State() as state:
+        if dev is None and (cluster := kube_runs.chosen_fleet(options.fleet, state, wanted=task.fleets or ())):
+            from lambdactl.cli import kube_task
+
+            return kube_task.run(task, cluster, overrides, options)
         fleet = choose_fleet(options.fleet, state, wanted=task.fleets or ())
     return asyncio.run(_apply(task, fleet, overrides, options, dev))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from lambdactl.cli import dev_alias, dev_session
+from lambdactl.cli import dev_alias, dev_session, kube_runs
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.cli.following import follow_to_end
 from lambdactl.cli.logs import parse_since, ranks_wanted
@@ -24,6 +24,12 @@ def run(
     """Follow a run until its end; the exit code is the run's."""
 
     async def body() -> int:
+        async with kube_runs.found_run(key, fleet) as kubernetes:
+            if kubernetes is not None:
+                backend, ref = kubernetes
+                ranks = kube_runs.ranks_wanted(ref, rank, all_ranks=all_ranks)
+                moment = parse_since(since)
+                return await kube_runs.follow_to_end(backend, ref, ranks=ranks, since=moment, log_dir=log_dir)
         async with found_run(key, fleet) as found:
             if found.status.dev is not None and not found.status.final:
                 return await _to_dev_environment(found, parse_since(since), log_dir, yes=yes)

@@ -54,10 +54,12 @@ async def follow_to_end(
     also = asyncio.ensure_future(beside(follower)) if beside is not None else None
     try:
         task = asyncio.ensure_future(follower.run())
+
+        async def stop(abort: bool) -> None:
+            await stop_run(transport, run_id, hosts.values(), abort=abort)
+
         async with pull_progress(transport, run_id, hosts, on=images):
-            done = await _until_done(
-                task, transport, run_id, run_name, hosts, stop_when_interrupted=stop_when_interrupted
-            )
+            done = await until_done(task, stop, run_name, stop_when_interrupted=stop_when_interrupted)
         if not done:
             note(f"detached; the run goes on. Follow it again with: lambdactl attach {run_name}")
             return EXIT_OK
@@ -68,12 +70,17 @@ async def follow_to_end(
             await asyncio.gather(also, return_exceptions=True)
         output.close()
     code = report_end(status, run_name)
+    tell_causes(watch, status, hardware)
+    return code
+
+
+def tell_causes(watch: LogWatch, status: RunStatus | None, hardware: Hardware | str | None) -> None:
+    """Under the log: the verdict on nccl-tests, and the known causes of a failure."""
     if hardware is not None and (line := verdict_line(watch, hardware)):
         note(line)
     if status is not None and status.state == "failed":
         for line in explanation_lines(watch):
             note(line)
-    return code
 
 
 def report_end(status: RunStatus | None, run_name: str) -> int:
@@ -108,16 +115,14 @@ def _signals() -> Iterator[asyncio.Queue[signal.Signals]]:
             loop.remove_signal_handler(number)
 
 
-async def _until_done(
+async def until_done(
     task: asyncio.Future[None],
-    transport: Transport,
-    run_id: str,
+    stop: Callable[[bool], Coroutine[Any, Any, None]],
     run_name: str,
-    hosts: dict[int, str],
     *,
     stop_when_interrupted: bool,
 ) -> bool:
-    """True when the logs have ended, False when the user detached."""
+    """True when the logs have ended, False when the user detached; `stop(abort)` asks the run to end."""
     stopping = False
     with _signals() as signals:
         while True:
@@ -137,7 +142,7 @@ async def _until_done(
                 return False
             if choice in ("stop", "abort"):
                 note(f"{'killing' if choice == 'abort' else 'stopping'} {run_name} ...")
-                await stop_run(transport, run_id, hosts.values(), abort=choice == "abort")
+                await stop(choice == "abort")
                 stopping = True
 
 

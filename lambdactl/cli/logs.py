@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lambdactl import spec
+from lambdactl.cli import kube_runs
 from lambdactl.cli.console import note
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, SpecError
@@ -31,6 +32,11 @@ def run(
     moment = parse_since(since)
 
     async def body() -> int:
+        async with kube_runs.found_run(key, fleet) as kubernetes:
+            if kubernetes is not None:
+                backend, ref = kubernetes
+                ranks = kube_runs.ranks_wanted(ref, rank, all_ranks=all_ranks)
+                return await kube_runs.print_log(backend, ref, ranks, since=moment, follow=follow, log_dir=log_dir)
         async with found_run(key, fleet) as found:
             return await _print(
                 found, ranks_wanted(found.status, found.hosts, rank, all_ranks=all_ranks), moment, follow, log_dir

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lambdactl.cli import dev_alias
+from lambdactl.cli import dev_alias, kube_runs
 from lambdactl.cli.console import ago, duration, note, print_json, state_text, table
 from lambdactl.cli.select import known_fleets
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE
@@ -24,14 +24,14 @@ _COLUMNS = ("NAME", "FLEET", "NODES", "STATE", "EXIT", "SUBMITTED", "DURATION", 
 def run(fleet_option: str | None, *, all_runs: bool, watch: bool, as_json: bool) -> int:
     """Print the runs of the fleets; exit code 4 when no host of any fleet could be asked."""
     with State() as state:
-        fleets = known_fleets(fleet_option, state)
+        fleets = [] if kube_runs.only_kubernetes(fleet_option, state) else known_fleets(fleet_option, state)
     try:
-        return asyncio.run(_run(fleets, all_runs=all_runs, watch=watch, as_json=as_json))
+        return asyncio.run(_run(fleets, fleet_option, all_runs=all_runs, watch=watch, as_json=as_json))
     except KeyboardInterrupt:
         return EXIT_OK
 
 
-async def _run(fleets: Sequence[Fleet], *, all_runs: bool, watch: bool, as_json: bool) -> int:
+async def _run(fleets: Sequence[Fleet], option: str | None, *, all_runs: bool, watch: bool, as_json: bool) -> int:
     from contextlib import AsyncExitStack
 
     from lambdactl.transport import open_transport
@@ -54,6 +54,8 @@ async def _run(fleets: Sequence[Fleet], *, all_runs: bool, watch: bool, as_json:
             for (fleet, _), (statuses, unanswered) in zip(transports, found, strict=True):
                 dev_alias.sweep(fleet, statuses, unanswered)
             answered = any(len(ps) < len(f.hosts) for (f, _), (_s, ps) in zip(transports, found, strict=True))
+            in_clusters, silent, reached = await kube_runs.all_runs(option)
+            runs, problems, answered = runs + in_clusters, problems | silent, answered or reached
             runs.sort(key=lambda item: item[1].submitted_at, reverse=True)
             return (runs if all_runs else _current(runs)), problems, answered
 

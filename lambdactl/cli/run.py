@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from lambdactl.cli import kube_runs
 from lambdactl.cli.console import ago, duration, print_json, print_table, state_text
 from lambdactl.cli.finding import found_run
 from lambdactl.errors import EXIT_OK
@@ -16,6 +17,9 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int:
     """Show one run with its ranks."""
 
     async def body() -> RunStatus:
+        async with kube_runs.found_run(key, fleet) as kubernetes:
+            if kubernetes is not None:
+                return kubernetes[1].status
         async with found_run(key, fleet) as found:
             return found.status
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lambdactl.cli import dev_alias
+from lambdactl.cli import dev_alias, kube_runs
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.finding import found_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
@@ -18,6 +18,9 @@ def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
     """Stop a run; 0 when nothing of it is left on any node that answers and all of them answered."""
 
     async def body() -> int:
+        async with kube_runs.found_run(key, fleet) as kubernetes:
+            if kubernetes is not None:
+                return await kube_runs.stop(*kubernetes, abort=abort, yes=yes)
         async with found_run(key, fleet) as found:
             status = found.status
             if status.final:

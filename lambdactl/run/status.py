@@ -21,6 +21,7 @@ _REASON_CODES = {
     "node-rebooted": EXIT_LOST,
     "coordinator-lost": EXIT_LOST,
     "runner-killed": EXIT_LOST,
+    "disrupted": EXIT_LOST,
     "oom": 137,
     "inactivity": EXIT_OK,
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import downward
 from .quantity import amount
 from .store import Object, Store
 
@@ -55,6 +56,8 @@ def prepare_volumes(store: Store, pod: Object, folder: Path, node_folder: Path) 
             if volume["emptyDir"].get("medium") == "Memory":
                 limit = volume["emptyDir"].get("sizeLimit")
                 found.sizes[volume["name"]] = str(int(amount(limit))) if limit else ""
+        elif "downwardAPI" in volume:
+            downward.write(pod, volume, path)
         elif "hostPath" in volume:
             found.paths[volume["name"]] = _host_path(volume["hostPath"], node_folder, volume["name"])
         else:
@@ -179,6 +182,11 @@ def script(pod: Object, container: Object, image: Path, folder: Path, volumes: V
     lines += ["rm -f etc/hosts", f"printf '%s\\n' {' '.join(q(alias) for alias in aliases)} > etc/hosts"]
     for mount in container.get("volumeMounts") or []:
         lines += _mount(mount, volumes)
+    if path := container.get("terminationMessagePath"):
+        message = shlex.quote(str(folder.parent / f"{container['name']}.message"))
+        at = shlex.quote(f".{path}")
+        lines += [f"mkdir -p $(dirname {at})", f": > {at}", f": > {message}", f"chmod 666 {message}"]
+        lines.append(f"mount --bind {message} {at}")
     user = (container.get("securityContext") or {}).get(
         "runAsUser", (pod["spec"].get("securityContext") or {}).get("runAsUser")
     )
@@ -188,7 +196,8 @@ def script(pod: Object, container: Object, image: Path, folder: Path, volumes: V
     inner = f"cd {q(container.get('workingDir') or '/')} && exec {' '.join(q(word) for word in words)}"
     exports = " ".join(q(f"{name}={value}") for name, value in env.items())
     spec = f"--userspec={user}:{group} " if user else ""
-    lines.append(f"exec chroot {spec}. /usr/bin/env -i {exports} /bin/sh -c {q(inner)}")
+    session = "setsid --ctty " if container.get("tty") else ""
+    lines.append(f"exec {session}chroot {spec}. /usr/bin/env -i {exports} /bin/sh -c {q(inner)}")
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import downward, terminal
 from .events import Events
 from .jobs import ENDED
 from .kubelet import Kubelet, container_status, set_conditions
@@ -55,6 +56,7 @@ def usable() -> str | None:
 @dataclass
 class _Container:
     process: asyncio.subprocess.Process
+    output: asyncio.StreamReader | None = None
     inside: int | None = None
     """The PID of its first process, as this machine sees it."""
     env: dict[str, str] = field(default_factory=dict)
@@ -116,6 +118,11 @@ class ProcessKubelet(Kubelet):
                 mine = self.pods.get(pod["metadata"]["uid"])
                 if mine is not None and mine.volumes is not None:
                     refresh(self.store, pod, mine.volumes)
+        for pod in self.store.all("pods"):
+            if (mine := self.pods.get(pod["metadata"]["uid"])) is not None and mine.volumes is not None:
+                for volume in pod["spec"].get("volumes") or []:
+                    if "downwardAPI" in volume:
+                        downward.write(pod, volume, mine.volumes.paths[volume["name"]])
         for service in self.store.all("services"):
             for port in service["spec"].get("ports") or []:
                 number = port.get("nodePort")
@@ -161,6 +168,8 @@ class ProcessKubelet(Kubelet):
             for container in pod["spec"]["containers"]:
                 await self._launch(pod, mine, container)
             self.run(self._merged(pod), address, ready="readinessProbe" not in pod["spec"]["containers"][0])
+            if probe := pod["spec"]["containers"][0].get("startupProbe"):
+                self._spawn(self._start_up(pod, mine, probe))
             if probe := pod["spec"]["containers"][0].get("readinessProbe"):
                 self._spawn(self._probe(pod, mine, probe))
             restarts = 0
@@ -243,21 +252,25 @@ class ProcessKubelet(Kubelet):
         text = script(pod, container, image, folder, mine.volumes, env)
         file = mine.folder / f"{container['name']}.sh"
         file.write_text(text)
+        reader, theirs, _ = await terminal.open_terminal() if container.get("tty") else (None, None, None)
         process = await asyncio.create_subprocess_exec(
             "ip", "netns", "exec", mine.space, *UNSHARE, str(file),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.DEVNULL if theirs is None else theirs,
+            stdout=asyncio.subprocess.PIPE if theirs is None else theirs,
             stderr=asyncio.subprocess.DEVNULL,  # unshare's own words; the script joins the container's two streams
             start_new_session=True,
         )  # fmt: skip
-        mine.containers[container["name"]] = one = _Container(process, env=env)
+        if theirs is not None:
+            os.close(theirs)
+        mine.containers[container["name"]] = one = _Container(process, env=env, output=reader or process.stdout)
         while process.returncode is None and not one.entered():  # noqa: ASYNC110 - /proc tells nobody
             await asyncio.sleep(0.005)
 
     async def _reap(self, pod: Object, mine: _Pod, name: str) -> int:
         """Keep what a container writes, until its end; its exit code."""
-        process, log = mine.containers[name].process, self.log(pod, name)
-        assert process.stdout is not None
-        while data := await process.stdout.read(65536):
+        process, output, log = mine.containers[name].process, mine.containers[name].output, self.log(pod, name)
+        assert output is not None
+        while data := await terminal.read(output):
             log.write(data)
         code = await process.wait()
         return 128 - code if code < 0 else code
@@ -268,6 +281,9 @@ class ProcessKubelet(Kubelet):
         pod = self._fresh(pod)
         for status, own in zip(pod["status"]["containerStatuses"], codes, strict=True):
             status["state"]["terminated"] |= {"exitCode": own, "reason": "Error" if own else "Completed"}
+            message = self.root / "pods" / pod["metadata"]["uid"] / f"{status['name']}.message"
+            if message.is_file() and (text := message.read_text(errors="replace")[:4096]):
+                status["state"]["terminated"]["message"] = text
         self.store.update("pods", pod)
 
     async def _stop(self, pod: Object, mine: _Pod) -> None:
@@ -322,6 +338,20 @@ class ProcessKubelet(Kubelet):
                 self.store.update("pods", fresh)
                 before = ready
             await asyncio.sleep(0.2)
+
+    async def _start_up(self, pod: Object, mine: _Pod, probe: Object) -> None:
+        """The first container counts as started when its probe says so."""
+        fresh = self._fresh(pod)
+        fresh["status"]["containerStatuses"][0]["started"] = False
+        self.store.update("pods", fresh)
+        while mine.task is not None and not mine.task.done() and mine.stopping is None:
+            if await self._ready(pod, probe):
+                fresh = self._fresh(pod)
+                if "running" in fresh["status"]["containerStatuses"][0]["state"]:
+                    fresh["status"]["containerStatuses"][0]["started"] = True
+                    self.store.update("pods", fresh)
+                return
+            await asyncio.sleep(probe.get("periodSeconds", 10) / 5)
 
     async def _ready(self, pod: Object, probe: Object) -> bool:
         if "exec" in probe:

@@ -1,0 +1,12 @@
+# What sshd runs for every login to a rank: the environment of the rank's commands first, then what was asked for.
+lambdactl_term=${TERM-}
+# shellcheck source=/dev/null
+. "$1/env"
+[ -z "$lambdactl_term" ] || TERM=$lambdactl_term
+lambdactl_shell=${SHELL:-}
+[ -x "$lambdactl_shell" ] || lambdactl_shell=/bin/sh
+unset lambdactl_term
+if [ -n "${SSH_ORIGINAL_COMMAND+set}" ]; then
+  exec "$lambdactl_shell" -c "$SSH_ORIGINAL_COMMAND"
+fi
+exec "$lambdactl_shell" -l

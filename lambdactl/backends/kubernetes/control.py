@@ -1,0 +1,153 @@
+"""Runs that exist: list them, stop one, remove what a run or nobody has left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from lambdactl.run.status import RunStatus
+
+from . import labels
+from .client import Client
+from .model import STOP
+from .podstate import moment, rank_of
+from .resources import CONFIGMAPS, JOBS, PODS, SECRETS, SERVICES, Resource
+from .session import RunSession
+from .view import RunView, view_of
+
+_RUNS = f"{labels.MANAGED},{labels.RUN_ID}"
+OWNED = (SERVICES, CONFIGMAPS, SECRETS, PODS)
+NEVER_RELEASED = 3600.0
+"""Seconds after which a Job that nobody has released counts as left by a machine that went away."""
+
+
+async def fetch(client: Client, run: str | None = None) -> list[RunView]:
+    """The runs of the namespace (or one, by name or id), newest first."""
+    listing = await client.list(JOBS, labels=_RUNS)
+    jobs = [job for job in listing.items if run is None or run in _names(job)]
+    if not jobs:
+        return []
+    chosen = _RUNS if len(jobs) > 1 else f"{labels.RUN_ID}={_label(jobs[0], labels.RUN_ID)}"
+    pods: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for pod in (await client.list(PODS, labels=chosen)).items:
+        pods[_label(pod, labels.RUN_ID)].append(pod)
+    views = [
+        view_of({"apiVersion": "batch/v1", "kind": "Job", **job}, pods[_label(job, labels.RUN_ID)]) for job in jobs
+    ]
+    return sorted(views, key=lambda view: _submitted(view.status()), reverse=True)
+
+
+def _submitted(status: RunStatus | None) -> float:
+    return 0.0 if status is None else status.submitted_at
+
+
+def _label(item: dict[str, Any], name: str) -> str:
+    return str((item["metadata"].get("labels") or {}).get(name, ""))
+
+
+def _names(job: dict[str, Any]) -> tuple[str, str]:
+    return _label(job, labels.RUN), _label(job, labels.RUN_ID)
+
+
+async def stop(
+    client: Client,
+    name: str,
+    uid: str,
+    *,
+    abort: bool = False,
+    reason: str = "stopped-by-user",
+    message: str | None = None,
+    state: str = "stopped",
+    rank: int | None = None,
+    exit_code: int | None = None,
+) -> None:
+    """End a run: leave the reason in its Job, and delete it, which deletes the pods (stop signal, grace, SIGKILL).
+
+    Args:
+        abort: kill within a second instead of after the grace time.
+        state: what the run's state shall be in the end: ``stopped``, or ``failed`` with the reason.
+        rank: the rank that is the cause.
+    """
+    order: dict[str, Any] = {"reason": reason, "message": message, "state": state, "at": time.time()}
+    if rank is not None:
+        order |= {"first_failed_rank": rank, "exit_code": exit_code}
+    if await client.find(JOBS, name) is not None:
+        await client.patch(JOBS, name, {"metadata": {"annotations": {STOP: json.dumps(order)}}})
+        await client.delete(JOBS, name, propagation="Foreground", uid=uid)
+    if abort:
+        # Not 0: that removes the pod from the API while its processes may still run.
+        for pod in (await client.list(PODS, labels=f"{labels.RUN}={name}")).items:
+            await client.delete(PODS, pod["metadata"]["name"], grace=1, uid=pod["metadata"]["uid"])
+
+
+async def lose(session: RunSession, rank: int, message: str) -> None:
+    """End a run whose node is lost: Kubernetes would wait for a pod there that nobody can end."""
+    view = session.view
+    uid = str(((view.job or {}).get("metadata") or {}).get("uid"))
+    why = {"reason": "node-unreachable", "message": message, "state": "failed"}
+    await stop(session.client, session.job_name, uid, rank=rank, **why)  # type: ignore[arg-type]
+    pod = view.pods[rank]["metadata"]
+    await session.client.delete(PODS, pod["name"], grace=0, uid=pod["uid"])
+
+
+async def clean_up(client: Client, view: RunView) -> None:
+    """Remove a run that has ended, with all that it made; what shall be kept is kept."""
+    if view.job is None or view.job_gone or view.facts.get("keep"):
+        return
+    meta = view.job["metadata"]
+    await client.delete(JOBS, meta["name"], propagation="Background", uid=meta["uid"])
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """Something that nobody looks after any more."""
+
+    resource: Resource
+    name: str
+    uid: str
+    why: str
+
+
+async def strays(client: Client, *, now: float | None = None) -> list[Stray]:
+    """What lambdactl has made here and nobody needs: parts of runs that are gone, Jobs that nobody released."""
+    now = time.time() if now is None else now
+    jobs = (await client.list(JOBS, labels=_RUNS)).items
+    present = {_label(job, labels.RUN_ID) for job in jobs}
+    found = []
+    for job in jobs:
+        born = moment(job["metadata"].get("creationTimestamp")) or now
+        queued = "kueue.x-k8s.io/queue-name" in (job["metadata"].get("labels") or {})
+        if (job.get("spec") or {}).get("suspend") and not queued and now - born > NEVER_RELEASED:
+            found.append(Stray(JOBS, job["metadata"]["name"], job["metadata"]["uid"], "was never released"))
+    for resource in OWNED:
+        for item in (await client.list(resource, labels=_RUNS)).items:
+            if _label(item, labels.RUN_ID) not in present and not item["metadata"].get("deletionTimestamp"):
+                why = f"is of the run {_label(item, labels.RUN)}, which is gone"
+                found.append(Stray(resource, item["metadata"]["name"], item["metadata"]["uid"], why))
+    return found
+
+
+async def collect_garbage(client: Client) -> list[Stray]:
+    """Remove the strays; what was removed."""
+    found = await strays(client)
+    for stray in found:
+        await client.delete(stray.resource, stray.name, propagation="Background", uid=stray.uid)
+    return found
+
+
+async def remove_all(client: Client, *, fleet: str | None = None) -> list[str]:
+    """Remove every run of the namespace (or of one fleet), ended or not, and every stray; the names of the runs."""
+    chosen = _RUNS if fleet is None else f"{_RUNS},lambdactl.dev/fleet={fleet}"
+    names = []
+    for job in (await client.list(JOBS, labels=chosen)).items:
+        meta = job["metadata"]
+        await client.delete(JOBS, meta["name"], propagation="Background", uid=meta["uid"])
+        names.append(str(meta["name"]))
+    await collect_garbage(client)
+    return names
+
+
+__all__ = ["clean_up", "collect_garbage", "fetch", "lose", "rank_of", "remove_all", "stop", "strays"]

@@ -1,0 +1,75 @@
+"""A run's objects: one Indexed Job, which owns a headless Service, a ConfigMap and Secrets. Pure functions.
+
+The Job carries the run's semantics, so that a started run needs no controller: `successPolicy` on index 0 is
+master-done, a pod failure policy with `backoffLimit: 0` stops all ranks at the first that fails or is disrupted,
+`activeDeadlineSeconds` is max_duration, and a TTL removes what nobody has followed to its end.
+Source: https://kubernetes.io/docs/concepts/workloads/controllers/job/ (1.31 and newer has all of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .model import LEFTOVER_TTL, PATIENCE, RUN_FACTS, KubeRun, metadata
+from .payload import config_map, secrets
+from .podspec import CONTAINER, pod_template
+
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+def job(run: KubeRun) -> dict[str, Any]:
+    """The Job, suspended until what its pods mount is there (and, with a queue, until Kueue admits it)."""
+    task = run.task
+    spec: dict[str, Any] = {
+        "suspend": True,
+        "completionMode": "Indexed",
+        "completions": run.nodes,
+        "parallelism": run.nodes,
+        "template": pod_template(run),
+    }
+    spec |= _failure(run)
+    if run.nodes > 1 and task.stop_criteria == "master-done":
+        spec["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
+    if run.max_duration is not None:
+        # Until the run has started; then it counts from the start (see start.py).
+        spec["activeDeadlineSeconds"] = run.max_duration + PATIENCE
+    if not run.keep:
+        spec["ttlSecondsAfterFinished"] = LEFTOVER_TTL
+    meta = metadata(run, run.run_name, None)
+    meta["annotations"] = {RUN_FACTS: run.facts}
+    if run.queue is not None:
+        meta["labels"] = meta["labels"] | {KUEUE_QUEUE: run.queue}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
+
+
+def _failure(run: KubeRun) -> dict[str, Any]:
+    """`on_node_failure`: stop at the first rank that fails or is disrupted, or let each fail for itself."""
+    if run.task.on_node_failure == "ignore":
+        return {"backoffLimitPerIndex": 0}
+    disrupted = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    failed = {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
+    }
+    return {"backoffLimit": 0, "podFailurePolicy": {"rules": [disrupted, failed]}}
+
+
+def service(run: KubeRun, owner: Mapping[str, Any]) -> dict[str, Any]:
+    """The headless Service: names of the ranks for clusters that have DNS."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(run, run.run_name, owner),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"lambdactl.dev/run-id": run.run_id},
+            "ports": [{"name": "ssh", "port": run.ssh_port, "protocol": "TCP"}],
+        },
+    }
+
+
+def owned(run: KubeRun, owner: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Everything but the Job; `owner` is the created Job's metadata."""
+    return [config_map(run, owner), *secrets(run, owner), service(run, owner)]

@@ -1,0 +1,170 @@
+"""From a task file and the cluster's nodes to a run that fits, or the reason why it does not. Pure."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import time
+from typing import TYPE_CHECKING
+
+from lambdactl import __version__
+from lambdactl.errors import CapacityError, SpecError
+from lambdactl.run.plan import Overrides, owner, random_name
+from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
+
+from .keys import make_key
+from .model import KubeRun
+from .nodes import ClusterView, KubeNode, find_rdma, node_reasons
+
+if TYPE_CHECKING:
+    from .config import Target
+    from .fleet import KubeFleet
+
+DEFAULT_IMAGE = f"lambdactl/base:{__version__}"
+"""Built by images/Dockerfile; used where neither the task nor the configuration names one."""
+
+# Fields of dstack's task file that one Indexed Job cannot honour, or that need a machine that stays: refused.
+_UNSUPPORTED = (
+    "groups", "entrypoint", "docker", "python", "nvcc", "files", "repos", "ports", "retry", "schedule",
+    "utilization_policy",
+)  # fmt: skip
+_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
+
+
+@dataclass(frozen=True, slots=True)
+class KubePlan:
+    """A run that can be submitted.
+
+    Attributes:
+        run: what its objects are made from.
+        places: nodes that it fits on now, as many as it has ranks; the scheduler may choose others.
+        excluded: why the other nodes do not fit.
+        target: the cluster.
+    """
+
+    run: KubeRun
+    places: tuple[KubeNode, ...]
+    excluded: Mapping[str, str]
+    target: Target
+
+
+def make_plan(
+    task: TaskSpec,
+    fleet: KubeFleet,
+    target: Target,
+    view: ClusterView,
+    overrides: Overrides,
+    *,
+    keep: bool = False,
+    anyway: bool = False,
+) -> KubePlan:
+    """Plan a run on one cluster.
+
+    Args:
+        keep: its objects are kept when it has ended.
+        anyway: submit it although it does not fit (an autoscaler makes nodes for pods that wait).
+
+    Raises:
+        SpecError: the file uses a field that cannot be honoured here, or a variable has no value.
+        CapacityError: it does not fit, with every node's reason.
+    """
+    refuse_unsupported(task)
+    env = resolve_env(merge_env(task.env, tuple(overrides.env)), os.environ)
+    name = overrides.name or task.name or random_name()
+    why = {node.name: _why_not(task, fleet, node) for node in view.nodes}
+    fitting = [node for node in view.nodes if not why[node.name]]
+    excluded = {node: "; ".join(reasons) for node, reasons in why.items() if reasons}
+    if len(fitting) < task.nodes and not anyway:
+        raise CapacityError(_too_few(name, task, target, len(fitting), len(view.nodes), excluded))
+    gpus = _gpus(task)
+    several = task.nodes > 1
+    run = KubeRun(
+        run_id=str(uuid.uuid4()),
+        run_name=name,
+        task=task,
+        image=task.image or target.image or DEFAULT_IMAGE,
+        owner=owner(),
+        fleet=fleet.name,
+        submitted_at=time(),
+        env=env,
+        max_duration=overrides.max_duration if overrides.max_duration is not None else task.max_duration,
+        gpus=gpus,
+        gpu_resource=_resource(task, fitting) if gpus else None,
+        gpu_products=_products(task, fleet, fitting) if gpus else (),
+        rdma=_rdma(target, fitting[: task.nodes]) if several and gpus else None,
+        queue=target.queue,
+        # One node gets keys, too: `lambdactl ssh RUN` uses them.
+        login=make_key(f"lambdactl-{name}"),
+        host=make_key(f"lambdactl-{name}-host"),
+        keep=keep,
+        node_timeout=int(overrides.node_timeout),
+    )
+    return KubePlan(run, tuple(fitting[: task.nodes]), excluded, target)
+
+
+def refuse_unsupported(task: TaskSpec) -> None:
+    """Raise SpecError for what runs on Kubernetes cannot honour."""
+    for name in _UNSUPPORTED:
+        if getattr(task, name, None):
+            raise SpecError(
+                f"'{name}' is a valid field, but runs on Kubernetes cannot honour it yet; remove it to run there.",
+                filename=task.source.filename,
+                line=line_in(task, name),
+            )
+    if not task.commands:
+        raise SpecError(
+            "the task has no 'commands', and runs on Kubernetes do not start an image's own command; give them.",
+            filename=task.source.filename,
+        )
+
+
+def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode) -> list[str]:
+    of_fleet = node_reasons(fleet.spec.resources, node)
+    return of_fleet or node_reasons(task.resources, node, free=True)
+
+
+def _gpus(task: TaskSpec) -> int:
+    """GPUs of each rank: the lower bound, as in dstack; none where the file does not ask for any."""
+    wanted = task.resources.gpu
+    return (wanted.count.min or 0) if wanted is not None and "gpu" in task.resources.explicit else 0
+
+
+def _resource(task: TaskSpec, fitting: list[KubeNode]) -> str:
+    vendor = task.resources.gpu.vendor if task.resources.gpu is not None else None
+    if vendor is not None and vendor not in _RESOURCES:
+        raise SpecError(
+            f"GPUs of the vendor '{vendor}' have no resource that is known on Kubernetes; known: nvidia, amd.",
+            filename=task.source.filename,
+            line=line_in(task, "resources"),
+        )
+    found = next((node.gpu_resource for node in fitting if node.gpu_resource), None)
+    return found or _RESOURCES[vendor or "nvidia"]
+
+
+def _products(task: TaskSpec, fleet: KubeFleet, fitting: list[KubeNode]) -> tuple[str, ...]:
+    """The values of the product label that will do, where the kind of GPU matters."""
+    wishes = [gpu for gpu in (task.resources.gpu, fleet.spec.resources and fleet.spec.resources.gpu) if gpu]
+    if not any(gpu.name or gpu.memory or gpu.total_memory or gpu.compute_capability for gpu in wishes):
+        return ()
+    from .labels import GPU_PRODUCT
+
+    return tuple(sorted({node.labels[GPU_PRODUCT] for node in fitting if GPU_PRODUCT in node.labels}))
+
+
+def _rdma(target: Target, places: list[KubeNode]) -> str | None:
+    """The RDMA resource, where every place has it."""
+    name = find_rdma(places, target)
+    return name if name is not None and places and all(node.rdma.get(name) for node in places) else None
+
+
+def _too_few(name: str, task: TaskSpec, target: Target, fitting: int, nodes: int, excluded: Mapping[str, str]) -> str:
+    wanted = f"{task.nodes} node{'s' if task.nodes > 1 else ''}"
+    why = "; ".join(f"{node} {reason}" for node, reason in list(excluded.items())[:8])
+    more = f"; and {len(excluded) - 8} more" if len(excluded) > 8 else ""
+    detail = f": {why}{more}" if why else ""
+    return (
+        f"{name} asks for {wanted}, but {fitting} of {nodes} in the cluster {target.name} can take it{detail}. "
+        "Nothing was started; pass --wait to queue for free nodes."
+    )

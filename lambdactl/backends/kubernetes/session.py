@@ -1,0 +1,160 @@
+"""One run under watch: its Job, its pods and their events, each by one watch, put together in a RunView."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from . import labels
+from .client import Client
+from .errors import APIError, explain_event
+from .podstate import rank_of
+from .resources import EVENTS, JOBS, PODS, Resource
+from .view import RunView
+from .watching import DELETED, SYNCED
+
+# Events that say what a rank waits for, in our words; other warnings are shown as they are.
+_PROGRESS = {
+    "Pulling": "pulls its image",
+    "Pulled": "has its image",
+    "Scheduled": "is being prepared",
+}
+_NOTHING_NEW = frozenset({"Created", "Started", "Killing", "BackOff", "Failed", "FailedScheduling", "Unhealthy"})
+
+
+class RunSession:
+    """A run that is watched; `view` is always what was heard last."""
+
+    def __init__(self, client: Client, run_id: str, job_name: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.job_name = job_name
+        self.view = RunView()
+        self.refusal: APIError | None = None
+        self._changed = asyncio.Event()
+        self._synced = {"job": asyncio.Event(), "pods": asyncio.Event()}
+        self._failure: BaseException | None = None
+
+    async def until(self, condition: Callable[[RunView], Any], *, timeout: float | None = None) -> bool:
+        """Wait until the view meets a condition; False when `timeout` seconds were not enough.
+
+        Raises:
+            APIError: a watch has failed for good.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not condition(self.view):
+                    await self._next_change()
+                return True
+        return False
+
+    async def change(self, *, timeout: float) -> None:
+        """Wait for the next change, at most `timeout` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._next_change()
+
+    async def _next_change(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        await self._changed.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _watch(
+        self, resource: Resource, take: Callable[[str, dict[str, Any]], None], *, fields: str = ""
+    ) -> None:
+        chosen = "" if resource is EVENTS else f"{labels.RUN_ID}={self.run_id}"
+        synced = self._synced.get({"jobs": "job", "pods": "pods"}.get(resource.plural, ""))
+        try:
+            async for event in self.client.watch(resource, labels=chosen, fields=fields):
+                if event.type == SYNCED:
+                    if synced is not None:
+                        synced.set()
+                else:
+                    take(event.type, event.object)
+                self._wake()
+        except APIError as error:
+            self._failure = error
+            for one in self._synced.values():
+                one.set()
+            self._wake()
+
+    def _take_job(self, kind: str, job: dict[str, Any]) -> None:
+        if kind == DELETED:
+            self.view.lose_job()
+        else:
+            self.view.see_job(job)
+
+    def _take_pod(self, kind: str, pod: dict[str, Any]) -> None:
+        if kind == DELETED:
+            self.view.lose_pod(pod)
+        else:
+            self.view.see_pod(_trimmed(pod))
+
+    def _take_event(self, kind: str, event: dict[str, Any]) -> None:
+        about = event.get("involvedObject") or {}
+        name, reason, text = str(about.get("name")), str(event.get("reason")), str(event.get("message") or "")
+        if kind == DELETED:
+            return
+        if about.get("kind") == "Job" and name == self.job_name and reason == "FailedCreate":
+            if about.get("uid") in (None, "", ((self.view.job or {}).get("metadata") or {}).get("uid")):
+                self.refusal = explain_event(text, self.client.namespace) or self.refusal
+        elif about.get("kind") == "Pod" and (match := re.fullmatch(rf"{re.escape(self.job_name)}-(\d+)-\w+", name)):
+            rank = int(match.group(1))
+            pod = self.view.pods.get(rank)
+            if pod is not None and pod["metadata"]["uid"] != about.get("uid"):
+                return
+            if reason in _PROGRESS:
+                self.view.remarks[rank] = _PROGRESS[reason]
+            elif event.get("type") == "Warning" and reason not in _NOTHING_NEW:
+                self.view.remarks[rank] = f"{reason}: {' '.join(text.split())[:300]}"
+
+
+@asynccontextmanager
+async def open_session(client: Client, run_id: str, job_name: str) -> AsyncIterator[RunSession]:
+    """Watch a run; what exists already has been seen when this enters.
+
+    Raises:
+        APIError: the API refuses, or cannot be reached.
+    """
+    session = RunSession(client, run_id, job_name)
+    tasks = [
+        asyncio.create_task(session._watch(JOBS, session._take_job)),
+        asyncio.create_task(session._watch(PODS, session._take_pod)),
+        asyncio.create_task(session._watch(EVENTS, session._take_event, fields="involvedObject.kind=Pod")),
+        asyncio.create_task(
+            session._watch(
+                EVENTS, session._take_event, fields=f"involvedObject.kind=Job,involvedObject.name={job_name}"
+            )
+        ),
+    ]
+    try:
+        for event in session._synced.values():
+            await event.wait()
+        if session._failure is not None:
+            raise session._failure
+        yield session
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _trimmed(pod: dict[str, Any]) -> dict[str, Any]:
+    """Without what nobody asks of a pod, because a large run has hundreds of them."""
+    spec = pod.get("spec") or {}
+    kept = {
+        "nodeName": spec.get("nodeName"),
+        "containers": [{key: c.get(key) for key in ("name", "image")} for c in spec.get("containers") or ()],
+    }
+    if rank_of(pod) is None:
+        return pod
+    return {"metadata": pod["metadata"], "spec": kept, "status": pod.get("status") or {}}
