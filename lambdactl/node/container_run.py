@@ -105,6 +105,8 @@ def _create(job: spec.Job, terminal: str) -> None:
         place.env_file = folder + "/env"
         paths.write_atomic(place.env_file, file.encode(), 0o400)
     name = container_name(job.run_id, job.rank)
+    directory = container_env.working_dir(container, image_dir)
+    _note(job.run_id, directory=directory)
     _note(job.run_id, engine=engine.name, path=engine.path, name=name, slice=_slice(place.cgroup_parent))
     argv = container_argv.create(engine, job, container, place)
     done = subprocess.run(argv, env={**variables, **client_env}, capture_output=True, stdin=subprocess.DEVNULL)

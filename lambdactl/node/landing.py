@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .launch import User
+    from .spec import Job
 
 SERVER_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
 SFTP_SERVERS = (
@@ -39,6 +40,12 @@ SEPARATION = "/run/sshd"
 OF_THE_SESSION = re.compile(r"SSH_.*|TERM|DISPLAY|LANG|LC_(?!LAMBDACTL_).*|COLORTERM|NO_COLOR")
 # A client that is gone (a sleeping laptop) is noticed after two minutes: by sshd's questions, or for want of signs.
 SILENCE = 120.0
+ENTER_DIRECTORY = 'd=${DSTACK_WORKING_DIR:-/}; case $d in "~"*) d=$HOME${d#"~"};; esac; cd "$d" 2>/dev/null; '
+LOGIN_SHELL = "for s in bash sh; do command -v $s >/dev/null && exec $s -l; done"
+SFTP = (
+    "for s in {paths}; do [ -x $s ] && exec $s; done; "
+    'echo "this image has no sftp-server; install openssh-sftp-server in it" >&2; exit 127'
+)
 CONFIG = """\
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/authorized_keys
@@ -74,8 +81,12 @@ def _owned(path: str, data: bytes, user: User, mode: int = 0o600) -> None:
         os.chown(path, user.uid, user.gid)
 
 
-def prepare(run: str, user: User, environment: dict[str, str], directory: str) -> str:
-    """Make the server's files for a run, and return its public host key. Raises NodeError (start-failed)."""
+def prepare(run: str, user: User, environment: dict[str, str], directory: str, *, container: bool = False) -> str:
+    """Make the server's files for a run, and return its public host key. Raises NodeError (start-failed).
+
+    With `container` the server stays on the host, as this node's user, and its sessions are entered from there: then
+    the environment is the container's own.
+    """
     folder = folder_of(run)
     os.makedirs(folder, mode=0o755, exist_ok=True)
     if server() is None:
@@ -87,7 +98,8 @@ def prepare(run: str, user: User, environment: dict[str, str], directory: str) -
     sftp = next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
     lines += f"Subsystem sftp {sftp}\n" if sftp else ""
     _owned(folder + "/sshd_config", lines.encode(), user)
-    _owned(folder + "/session.json", json.dumps({"env": environment, "directory": directory}).encode(), user)
+    session = {"env": environment, "directory": directory, "container": container}
+    _owned(folder + "/session.json", json.dumps(session).encode(), user)
     if not os.path.exists(folder + "/authorized_keys"):
         _owned(folder + "/authorized_keys", b"", user)
     return host_key
@@ -180,6 +192,25 @@ def session_environment(given: dict[str, str], environment: dict[str, str]) -> d
     return {**environment, **own}
 
 
+def inside(job: Job) -> str:
+    """The working directory in a job's container, which is made already; `~` is that of dstack's default user."""
+    from . import container_run
+
+    directory = str(container_run.record(job.run_id).get("directory") or "/")
+    user = (job.container.user if job.container is not None else None) or "root"
+    home = "/root" if user.split(":")[0] in ("root", "0") else f"/home/{user.split(':')[0]}"
+    return home + directory[1:] if directory == "~" or directory.startswith("~/") else directory
+
+
+def in_container(command: str | None) -> str:
+    """The line that a shell in the container runs for a session; the host's SFTP server is looked for in the image."""
+    if command is None:
+        return ENTER_DIRECTORY + LOGIN_SHELL
+    if command in SFTP_SERVERS:
+        return SFTP.format(paths=" ".join(SFTP_SERVERS))
+    return ENTER_DIRECTORY + command
+
+
 def land(args: list[str]) -> NoReturn:
     """What sshd executes for every session, as the run's user: the asked-for command, in the run's environment."""
     if len(args) != 1:
@@ -187,9 +218,11 @@ def land(args: list[str]) -> NoReturn:
     described: Any = paths.read_json(args[0] + "/session.json")
     if not isinstance(described, dict):
         raise NodeError("internal", f"{args[0]}/session.json cannot be read")
-    from .shell import execute
+    from .shell import enter, execute
 
     command = os.environ.get("SSH_ORIGINAL_COMMAND")
+    if described.get("container"):
+        enter(os.path.basename(os.path.dirname(args[0])), in_container(command))
     variables = session_environment(dict(os.environ), described["env"])
     variables.pop("SSH_ORIGINAL_COMMAND", None)
     try:

@@ -63,9 +63,14 @@ class DevEnvironment:
 
     def prepare(self, user: User, environment: dict[str, str], directory: str) -> None:
         """Make all that sessions need, before the commands start. Raises NodeError (start-failed)."""
-        host_key = landing.prepare(self._job.run_id, user, environment, directory)
+        container = self._job.container is not None
+        host_key = landing.prepare(self._job.run_id, user, environment, directory, container=container)
         self._user = user
         self._say(user=user.name, directory=directory, host_key=host_key, idle_since=None)
+
+    def prepare_container(self, user: User) -> None:
+        """The same for a job in a container, which is made already."""
+        self.prepare(user, {}, landing.inside(self._job))
 
     def _say(self, **changes: Any) -> None:
         before = dict(self._value)

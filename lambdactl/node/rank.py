@@ -180,6 +180,8 @@ class Supervisor:
 
     def _launch(self, user: User) -> None:
         if self.container is not None:
+            if self.dev is not None:
+                self.dev.prepare_container(user)
             self._terminal = self.container.terminal
             self._pid = self.container.start(self._started)
             self.loop.watch(self._terminal, self._on_output)
@@ -309,7 +311,7 @@ class Supervisor:
         self._publish()
 
     def _signal_job(self) -> None:
-        if self.dev is not None and self._pid is not None:
+        if self.dev is not None and self._pid is not None and self.container is None:  # an engine ends its own
             self.dev.farewell(self._pid, self.processes.pids, self._signal_commands)
         else:
             self._signal_commands()

@@ -28,12 +28,12 @@ def _join(run: str, command: str | None) -> dict[str, str]:
     except NodeError:
         return {}
     if answer.get("container") or (not answer and os.path.exists(paths.run_dir(run) + "/container.json")):
-        _enter(run, command)
+        enter(run, command)
     variables = answer.get("env")
     return {str(name): str(value) for name, value in variables.items()} if isinstance(variables, dict) else {}
 
 
-def _enter(run: str, command: str | None) -> None:
+def enter(run: str, command: str | None) -> None:
     """Become `enter`: root's work, because the engine is root's; the login user has sudo, as for everything here."""
     sudo = [] if os.geteuid() == 0 or paths.ROOT else ["sudo", "-n"]
     words = [*sudo, *repair.runner_argv(run), "enter", run, *([] if command is None else ["--", command])]

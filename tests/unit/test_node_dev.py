@@ -74,6 +74,28 @@ def test_the_sessions_own_variables_stand_above_the_runs() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [("echo $PWD $0", "/usr/lib sh\n"), ("pwd # and no more", "/usr/lib\n"), (None, "login\n")],
+)
+def test_a_session_in_a_container_begins_in_its_directory(command: str | None, printed: str, tmp_path: Path) -> None:
+    shell = tmp_path / "bash"
+    shell.write_text('#!/bin/sh\n[ "$1" = -l ] && echo login\n')
+    shell.chmod(0o755)
+    environment = {"DSTACK_WORKING_DIR": "~/lib", "HOME": "/usr", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    argv = ["sh", "-c", landing.in_container(command)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (printed, "")
+
+
+def test_an_image_without_an_sftp_server_says_so() -> None:
+    line = landing.in_container(landing.SFTP_SERVERS[0])
+    for path in landing.SFTP_SERVERS:
+        line = line.replace(path, "/nowhere")
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (127, "this image has no sftp-server; install openssh-sftp-server in it\n")
+
+
 class Client:
     """An SSH client with a configuration as the alias has it, but for the route."""
 
