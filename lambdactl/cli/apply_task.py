@@ -17,7 +17,7 @@ from lambdactl.cli.select import choose_fleet
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.play import play
-from lambdactl.run.container import check_engine, image_of
+from lambdactl.run.container import check_engine
 from lambdactl.run.control import take_back
 from lambdactl.run.nodes import error_of
 from lambdactl.run.plan import Overrides, RunPlan, make_plan
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 def run(task: spec.TaskSpec, options: Options, *, dev: DevRun | None = None) -> int:
     """Run a task, or what `dev` makes of it, on a fleet."""
-    if dev is not None and image_of(task) is not None:
-        text = "sessions of a dev environment are on the host in this version; remove the 'image' to run it."
-        raise SpecError(text, filename=task.source.filename, line=spec.line_in(task, "image"))
     overrides = _overrides(options)
     with State() as state:
         if dev is None and (cluster := kube_runs.chosen_fleet(options.fleet, state, wanted=task.fleets or ())):

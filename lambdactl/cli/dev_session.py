@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lambdactl.cli import dev_alias
 from lambdactl.cli.console import note, printable
 from lambdactl.cli.following import follow_to_end, report_end
+from lambdactl.cli.pulling import pull_progress
 from lambdactl.errors import EXIT_OK, Interrupted, LambdactlError
 from lambdactl.run import aliases
 from lambdactl.run.control import wait_up
@@ -59,6 +60,7 @@ async def stay(place: Place, *, log_dir: Path | None = None, since: float | None
             log_dir=log_dir,
             stop_when_interrupted=mine,
             beside=beside,
+            images=True,
         )
     finally:
         await forget_if_ended(place)
@@ -71,8 +73,8 @@ async def wait_until_up(place: Place, *, log_dir: Path | None = None) -> int:
     following = asyncio.ensure_future(follower.run())
     waiting = asyncio.ensure_future(wait_up(place.transport, place.run_id, place.host))
     try:
-        await asyncio.wait((following, waiting), return_when=asyncio.FIRST_COMPLETED)
-        status = await waiting
+        async with pull_progress(place.transport, place.run_id, {0: place.host}, on=True):
+            status = await waiting
         if status is not None:
             await follower.reach(0, _shown(status))
     except asyncio.CancelledError:

@@ -60,6 +60,7 @@ class DevEnvironment:
         self._tail = b""
         self._idle = Idleness(job.dev.inactivity, time.monotonic())
         self._value = {**job.dev.shown, "inactivity": job.dev.inactivity, "up_at": None, "sessions": 0}
+        publish(dict(self._value))
 
     def prepare(self, user: User, environment: dict[str, str], directory: str) -> None:
         """Make all that sessions need, before the commands start. Raises NodeError (start-failed)."""
