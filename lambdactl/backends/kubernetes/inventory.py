@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 from typing import Any
 
-from .client import open_client
+from .client import Client, open_client
 from .config import Target
 from .fleet import FleetView, KubeFleet, judge, limited
 from .labels import MANAGED, RANK, RUN, RUN_ID
 from .nodes import look
-from .resources import PODS
+from .reach import STRICT, existing_jump, run_keys, write_files
+from .resources import JOBS, PODS
 
 Hosts = dict[str, dict[str, Any]]
 
@@ -36,8 +38,40 @@ async def _inventory(fleet: KubeFleet) -> dict[str, Any]:
             members += judge(fleet, target, await look(client))
             pods = await client.list(PODS, labels=f"{MANAGED},{RANK}", fields="status.phase=Running")
             groups.update(_runs(fleet, target, pods.items))
+            await _add_ssh(client, groups)
     view = FleetView(fleet, limited(fleet, members), ())
     return {"group": fleet.name.replace("-", "_"), "hosts": _nodes(view), "groups": groups}
+
+
+async def _add_ssh(client: Client, groups: dict[str, Hosts]) -> None:
+    """Where a jump pod lets this user in: how OpenSSH reaches the ranks, in the place of the API."""
+    if client.target.proxy_jump is None or not groups:
+        return
+    from lambdactl.state import state_dir
+
+    folder = state_dir() / "kubernetes"
+    proxy = await existing_jump(client, folder)
+    if proxy is None:
+        return
+    for job in (await client.list(JOBS, labels=MANAGED)).items:
+        marks = job["metadata"]["labels"]
+        hosts = [v for group in groups.values() for v in group.values() if v["lambdactl_run_id"] == marks.get(RUN_ID)]
+        keys = await run_keys(client, job) if hosts else None
+        if keys is None:
+            continue
+        port, private_key, host_key = keys
+        files = write_files(folder / marks[RUN_ID], private_key, f"{marks[RUN_ID]} {host_key}\n")
+        options = [*STRICT, "-o", f"HostKeyAlias={marks[RUN_ID]}", "-o", f"UserKnownHostsFile={files.known_hosts}"]
+        words = ["-F", "none", *options, "-o", f"ProxyCommand={proxy}"]
+        for variables in hosts:
+            variables |= {
+                "ansible_connection": "ssh",
+                "ansible_host": variables["lambdactl_internal_ip"],
+                "ansible_port": port,
+                "ansible_user": "root",
+                "ansible_ssh_private_key_file": str(files.identity),
+                "ansible_ssh_common_args": " ".join(shlex.quote(word) for word in words),
+            }
 
 
 def _nodes(view: FleetView) -> Hosts:

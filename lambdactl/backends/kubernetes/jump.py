@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -106,6 +107,20 @@ async def ensure(client: Client, public_key: str, who: str) -> Jump:
     secret = await client.get(SECRETS, HOST_KEY)
     host_key = base64.b64decode(secret["data"]["public"]).decode().strip()
     return Jump(await _address(client, pod), int(service["spec"]["ports"][0]["nodePort"]), host_key)
+
+
+async def existing(client: Client, public_key: str) -> Jump | None:
+    """The jump pod, where it is there, is ready and lets this key in; nothing is made."""
+    secret, host = await client.find(SECRETS, KEYS), await client.find(SECRETS, HOST_KEY)
+    service = await client.find(SERVICES, NAME)
+    if secret is None or host is None or service is None:
+        return None
+    lines = base64.b64decode((secret.get("data") or {}).get("authorized_keys", "")).decode().splitlines()
+    pods = [pod for pod in (await client.list(PODS, labels=SELECTOR)).items if _is(pod, "Ready")]
+    if not pods or not _holds(lines, public_key):
+        return None
+    port, host_key = int(service["spec"]["ports"][0]["nodePort"]), base64.b64decode(host["data"]["public"]).decode()
+    return Jump(await _address(client, pods[0]), port, host_key.strip())
 
 
 async def allow(client: Client, public_key: str, who: str) -> None:
@@ -307,8 +322,9 @@ async def _address(client: Client, pod: Object) -> str:
     found: dict[str, str] = {}
     for node in (await client.list(NODES)).items:
         for address in (node.get("status") or {}).get("addresses") or []:
-            if address.get("type") == "ExternalIP":
-                found.setdefault(node["metadata"]["name"], str(address["address"]))
+            text = str(address.get("address"))
+            if address.get("type") == "ExternalIP" and re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9.:-]*", text):
+                found.setdefault(node["metadata"]["name"], text)
     if not found:
         raise SpecError(
             "no node tells an external address by which the jump pod could be reached; set `proxy_jump.hostname`.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import getpass
+import ipaddress
 import json
 import os
 import shlex
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .client import Client
     from .config import Target
 
+OWN_KEY = "jump_ed25519"
 STRICT = ("-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes")
 
 
@@ -57,25 +59,27 @@ async def find_rank(client: Client, key: str, rank: int) -> RankAddress | None:
     if not found:
         return None
     job = max(found, key=lambda item: str(item["metadata"].get("creationTimestamp")))
-    marks, facts = job["metadata"]["labels"], _facts(job)
-    nodes = int(facts.get("nodes") or 1)
+    marks = job["metadata"]["labels"]
+    nodes = int(_facts(job).get("nodes") or 1)
     if not 0 <= rank < nodes:
         raise SpecError(f"the run {marks[RUN]} has no rank {rank}; its ranks are 0 to {nodes - 1}.")
     pod = await _pod(client, marks[RUN], marks[RUN_ID], rank)
-    secret = await client.find(SECRETS, f"{marks[RUN]}-ssh")
-    if secret is None or not facts.get("ssh_port"):
+    keys = await run_keys(client, job)
+    if keys is None:
         raise CapacityError(f"the run {marks[RUN]} takes no SSH: it was started without keys for it.")
+    port, private_key, host_key = keys
+    name, ip = pod["metadata"]["name"], str(ipaddress.ip_address(pod["status"]["podIP"]))
+    return RankAddress(marks[RUN], marks[RUN_ID], rank, name, ip, port, private_key, host_key)
+
+
+async def run_keys(client: Client, job: dict[str, Any]) -> tuple[int, str, str] | None:
+    """The port of a run's sshds, its private key and its public host key; None where it takes no SSH."""
+    port = int(_facts(job).get("ssh_port") or 0)
+    secret = await client.find(SECRETS, f"{job['metadata']['labels'][RUN]}-ssh") if port else None
+    if secret is None:
+        return None
     data = {name: base64.b64decode(text).decode() for name, text in (secret.get("data") or {}).items()}
-    return RankAddress(
-        run=marks[RUN],
-        run_id=marks[RUN_ID],
-        rank=rank,
-        pod=pod["metadata"]["name"],
-        ip=pod["status"]["podIP"],
-        port=int(facts["ssh_port"]),
-        private_key=data["id_ed25519"],
-        host_key=" ".join(data["host_ed25519.pub"].split()[:2]),
-    )
+    return port, data["id_ed25519"], " ".join(data["host_ed25519.pub"].split()[:2])
 
 
 def _facts(job: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +115,9 @@ class Files:
 
 
 def write_files(folder: Path, private_key: str, known: str) -> Files:
-    """Write a key (mode 0600) and a known_hosts line."""
+    """Write a key (mode 0600) and a known_hosts line; the folder's name comes from a label."""
+    if not folder.name.replace("-", "").isalnum():
+        raise SpecError(f"the run's id is '{folder.name}', which is none of lambdactl's.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     files = Files(folder)
     for path, text in ((files.identity, private_key), (files.known_hosts, known)):
@@ -125,7 +131,7 @@ def own_key(folder: Path) -> tuple[Path, str]:
     """This user's key for jump pods (made at its first use): the private file, and the public text."""
     import asyncssh
 
-    path = folder / "jump_ed25519"
+    path = folder / OWN_KEY
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = asyncssh.generate_private_key("ssh-ed25519", comment=who())
@@ -179,7 +185,24 @@ def forward_command(target: Target, pod: str, port: int) -> str:
 
 async def _through_jump(client: Client, folder: Path) -> str:
     identity, public = own_key(folder)
-    ready = await jump.ensure(client, public, who())
+    return _jump_command(client, await jump.ensure(client, public, who()), identity)
+
+
+async def existing_jump(client: Client, folder: Path) -> str | None:
+    """The ProxyCommand through a jump pod that is there and knows this user; nothing is made."""
+    import importlib.util
+
+    if client.target.proxy_jump is None or importlib.util.find_spec("asyncssh") is None:
+        return None
+    if not (folder / OWN_KEY).exists():
+        return None
+    identity, public = own_key(folder)
+    ready = await jump.existing(client, public)
+    return None if ready is None else _jump_command(client, ready, identity)
+
+
+def _jump_command(client: Client, ready: jump.Jump, identity: Path) -> str:
+    folder = identity.parent
     alias = f"{jump.NAME}.{client.namespace}.{client.target.name}"
     known = folder / f"known_hosts.{''.join(c if c.isalnum() else '_' for c in alias)}"
     known.write_text(f"{alias} {' '.join(ready.host_key.split()[:2])}\n")

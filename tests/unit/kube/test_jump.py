@@ -25,7 +25,7 @@ from lambdactl.backends.kubernetes.resources import JOBS, SECRETS, SERVICES
 from lambdactl.errors import CapacityError, LambdactlError, SpecError
 from tests.fakes.kube import FakeCluster, FakeNode
 from tests.fakes.kube.process import usable
-from tests.unit.kube.bed import limited
+from tests.unit.kube.bed import ROOT, limited
 
 SSHD = Path("/usr/sbin/sshd")
 needs_pods = pytest.mark.skipif(
@@ -171,6 +171,12 @@ def test_the_command(real: FakeCluster, home: Path, tmp_path: Path) -> None:
     assert ssh([lambdactl, "apply", "-f", str(fleet)]).returncode == 0
     done = ssh([lambdactl, "ssh", "train", "--rank", "0", "sh", "-c", "hostname; exit 5"])
     assert (done.returncode, done.stdout) == (5, "train-0\n"), done.stderr
+    ansible = str(Path(sys.executable).with_name("ansible"))
+    done = subprocess.run(
+        [ansible, "-i", str(fleet), "run_train", "-m", "ansible.builtin.raw", "-a", "hostname"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "train-0\n" in done.stdout.partition(">>")[2], done.stdout + done.stderr
     wrong = ssh([lambdactl, "ssh", "nothing"])
     assert (wrong.returncode, "no run named nothing is on fake" in wrong.stderr) == (2, True)
     real.remove(JOBS, "train", propagationPolicy="Background")
