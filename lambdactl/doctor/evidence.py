@@ -116,6 +116,10 @@ NEEDS: dict[str, tuple[Callable[[Evidence], bool], str]] = {
     "ibstat": (lambda e: program(e, "ibstat") != "missing", "ibstat is not installed"),
     "ibv_devinfo": (lambda e: program(e, "ibv_devinfo") != "missing", "ibv_devinfo is not installed"),
     "dcgmi": (lambda e: program(e, "dcgmi") != "missing", "dcgmi is not installed"),
+    "container-engine": (
+        lambda e: bool(items(e, "facts", "container_engines")),
+        "neither Docker nor Podman is installed",
+    ),
     "deep": (lambda e: bool(section(e, "deep")), "only with --deep"),
     "perftest": (lambda e: bool(items(e, "deep", "loopback")), "no ib_write_bw, or no active InfiniBand port"),
     "kernel-log": (lambda e: section(e, "kernel_log").get("available") is True, "the kernel's log cannot be read"),

@@ -43,6 +43,7 @@ def fleet_from_spec(spec: FleetSpec, *, path: str | None, overrides: Overrides |
         placement=spec.placement,
         path=path,
         host_key_policy=_policy(overrides),
+        container_engine=spec.container_engine,
     )
 
 

@@ -130,6 +130,13 @@ class Fleet:
     placement: str | None = None
     path: str | None = None
     host_key_policy: str = "accept-new"
+    container_engine: str | None = None
+
+    @property
+    def role_variables(self) -> dict[str, str]:
+        """Variables of roles that the fleet file sets, for every host."""
+        engine = self.container_engine
+        return {} if engine is None else {"container_engine_state": "present", "container_engine_name": engine}
 
     @property
     def group(self) -> str:

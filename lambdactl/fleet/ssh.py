@@ -62,7 +62,7 @@ def host_vars(fleet: Fleet, host: FleetHost) -> dict[str, Any]:
         variables["ansible_ssh_private_key_file"] = _ansible_key(target.identity_file)
     if fleet.network is not None:
         variables["lambdactl_network"] = fleet.network
-    return variables
+    return {**variables, **fleet.role_variables}
 
 
 def ssh_config(fleet: Fleet) -> str:

@@ -50,12 +50,13 @@ def members(folder: str) -> list[int]:
     return [int(pid) for path, _, _ in os.walk(folder) for pid in read_text(path + "/cgroup.procs").split()]
 
 
-def remove_empty(unit: str) -> None:
-    """Remove what an engine has made below a unit that has ended, in hierarchies that systemd does not look after."""
-    for folder in glob.glob(f"/sys/fs/cgroup/*/system.slice/{unit}"):
-        for path, _, _ in os.walk(folder, topdown=False):
-            with contextlib.suppress(OSError):  # it is in use, or systemd's own
-                os.rmdir(path)
+def remove_empty(*units: str) -> None:
+    """Remove what an engine has made of units that have ended, in hierarchies that systemd does not look after."""
+    for unit in units:
+        for folder in glob.glob(f"/sys/fs/cgroup/*/*.slice/{unit}"):
+            for path, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(OSError):  # it is in use, or systemd's own
+                    os.rmdir(path)
 
 
 def _write(path: str, value: str) -> bool:

@@ -54,6 +54,7 @@ class Place:
         self.limits: dict[str, int] = {}  # of setrlimit; -1 is unlimited
         self.shm_size = 0
         self.memory: int | None = None
+        self.cpus: list[int] = []  # by number; all when empty
         self.mounts: list[tuple[str, str, bool]] = []  # (path here, path there, read-only)
 
 
@@ -116,6 +117,8 @@ def create(engine: Engine, job: Job, container: Container, place: Place) -> list
         argv += ["--cgroup-parent", place.cgroup_parent]
     if place.memory:
         argv += ["--memory", str(place.memory)]
+    if place.cpus:
+        argv += ["--cpuset-cpus", ",".join(map(str, place.cpus))]
     argv += ["--privileged"] if container.privileged else ["--cap-add", "SYS_PTRACE"]
     argv += ["--tmpfs", f"{SHARED_MEMORY}:rw,exec,nosuid,nodev,mode=1777,size={int(place.shm_size)}"]
     for name, limit in sorted(place.limits.items()):

@@ -96,19 +96,44 @@ def shm_size(wanted: float | None) -> int:
     return int(found.group(1)) * 512 if found else 1 << 30
 
 
+def volumes(wanted: object) -> list[tuple[str, str]]:
+    """The job's `volumes` as (path here, path in the container); a missing folder here is made, as dstack does.
+
+    Raises NodeError (start-failed) when one cannot be made that is not optional.
+    """
+    found = []
+    for item in wanted if isinstance(wanted, list) else []:
+        source, target = str(item["source"]), str(item["target"])
+        try:
+            if not os.path.exists(source):
+                os.makedirs(source)
+                os.chmod(source, 0o777)  # noqa: S103 (dstack's mode; the container's user may be anybody)
+        except OSError as error:
+            if item.get("optional") is True:
+                continue
+            raise NodeError("start-failed", f"the volume {source} cannot be made: {error.strerror}") from None
+        found.append((source, target))
+    return found
+
+
 def make(job: Job, engine: Engine, folder: str, terminal: str) -> Place:
     """Everything that the node gives to the job's container, but its variables. Writes files into a private folder."""
     container = needed(job)
     place = Place(terminal=terminal)
     place.cgroup_parent = cgroup_parent(engine, job.run_id, paths.read_text("/proc/self/cgroup"))
     outside = place.cgroup_parent is not None and place.cgroup_parent.endswith(".slice")
-    place.memory = int(job.memory_limit) if job.memory_limit and outside else None
+    share = getattr(job, "share", None)
+    limits_of = [int(limit) for limit in (job.memory_limit, share.memory if share else None) if limit]
+    place.memory = min(limits_of) if limits_of and outside else None  # below the unit its own limit counts
+    # On cgroup v2 the unit's CPU set holds for all below it, and a group of its own there need not have the controller.
+    place.cpus = list(share.cpus) if share and (outside or engine.cgroup_version == "1") else []
     place.gpus = gpu_names(job, engine)
     place.devices = [path for path in DEVICES if os.path.exists(path)] if not container.privileged else []
     place.limits = limits(engine)
     place.shm_size = shm_size(container.shm_size)
     place.mounts = [(source, target, True) for source, target in container_ssh.prepare(job, folder + "/ssh")]
     place.mounts.append((env.hostfile_path(job.run_id), "/dstack/mpi/hostfile", True))
+    place.mounts += [(source, target, False) for source, target in volumes(job.raw.get("volumes"))]
     if len(job.script.encode()) > INLINE_SCRIPT:
         paths.write_atomic(folder + "/script", job.script.encode(), 0o444)
         place.mounts.append((folder + "/script", SCRIPT, True))

@@ -284,9 +284,11 @@ def remove(run: str) -> bool:
         gone = done.returncode == 0 or b"o such container" in done.stderr or b"no container with" in done.stderr
     except (OSError, subprocess.TimeoutExpired):
         gone = False
+    units = [paths.unit_name(run)]
     if known.get("slice"):
-        subprocess.run(["systemctl", "stop", "--no-block", str(known["slice"])], capture_output=True, check=False)
-    cgroup.remove_empty(paths.unit_name(run))
+        units.append(str(known["slice"]))
+        subprocess.run(["systemctl", "stop", "--no-block", units[1]], capture_output=True, check=False)
+    cgroup.remove_empty(*units)
     if gone:
         _note(run, removed=True)
     return gone

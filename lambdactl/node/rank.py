@@ -259,6 +259,8 @@ class Supervisor:
             size = self.log.size
             self._on_output()
         known, oom = self.container.outcome() if self.container is not None else (None, False)
+        if known is None and self.container is not None and self.value["ready_at"] is None:
+            self._update(ready_at=time.time())  # it ended before it was seen to run
         oom = oom or self.processes.oom_kills() > self._oom_before
         outcome = (known or of_exit(status, oom=oom)) if self._order is None else of_stop(self._order, status)
         if left:

@@ -142,7 +142,7 @@ async def survey(
     problems = {name: answer for name, answer in answers.items() if isinstance(answer, Problem)}
     addresses, reasons = internal_ips(fleet, {name: NodeFacts.from_probe(dict(known)) for name, known in facts.items()})
     problems |= {name: _no_address(name, reason) for name, reason in reasons.items() if name in facts}
-    roles = needed(fleet, facts, variables or {}, addresses, force=force)
+    roles = needed(fleet, facts, asked_for(fleet) if variables is None else variables, addresses, force=force)
     problems |= _preflight(facts, roles, problems)
     return Survey(
         facts=facts,
@@ -151,6 +151,11 @@ async def survey(
         nodes=peers(fleet, facts, addresses),
         needed={name: roles[name] for name in chosen if name in roles and name not in problems},
     )
+
+
+def asked_for(fleet: Fleet) -> dict[str, dict[str, str]]:
+    """The role variables that the fleet file itself sets; the inventory gives them to Ansible as well."""
+    return {host.name: fleet.role_variables for host in fleet.hosts}
 
 
 async def ask(

@@ -37,12 +37,14 @@ class Role:
         inputs: the role's variables that decide what is installed (time limits and the like do not).
         missing: why a node without it needs it.
         outdated: why a node with another digest needs it.
+        optional: only for hosts that ask for it by `<role>_state: present`, and those that have it.
     """
 
     name: str
     inputs: tuple[str, ...]
     missing: str
     outdated: str
+    optional: bool = False
 
 
 _TABLE = (
@@ -67,6 +69,14 @@ _TABLE = (
         ("mpi_bench_flags", "mpi_bench_on_gpu_nodes"),
         "the CPU benchmark is missing",
         "the role mpi_bench or its settings changed",
+    ),
+    Role(
+        "container_engine",
+        ("container_engine_name", "container_engine_docker_packages", "container_engine_podman_packages",
+         "container_engine_toolkit", "container_engine_toolkit_packages"),
+        "a container engine is asked for",
+        "the role container_engine, its settings or the GPUs changed",
+        optional=True,
     ),
 )  # fmt: skip
 ROLES: tuple[str, ...] = tuple(role.name for role in _TABLE)
@@ -236,6 +246,8 @@ def changes(
     provisioned: Mapping[str, Any] = facts.get("provisioned") or {}
     found = []
     for role in _TABLE:
+        if role.optional and role.name not in provisioned and variables.get(f"{role.name}_state") != "present":
+            continue
         why = _why(role, provisioned.get(role.name), wanted[role.name], new=not provisioned, names=names)
         if variables.get(f"{role.name}_state") == "absent":
             why = f"{role.name} is to be removed" if role.name in provisioned else None
@@ -297,7 +309,7 @@ def _from_node(name: str, facts: Facts) -> dict[str, Any]:
     gpus = facts.get("gpus") or []
     if name == "nccl_tests":
         return {"compute_capabilities": sorted({str(gpu.get("compute_capability") or "") for gpu in gpus})}
-    return {"gpus": bool(gpus)} if name == "mpi_bench" else {}
+    return {"gpus": bool(gpus)} if name in ("mpi_bench", "container_engine") else {}
 
 
 @functools.cache

@@ -113,13 +113,13 @@ def container_reason(task: TaskSpec, facts: NodeFacts, engine: str = "auto") -> 
     if not engines:
         any_engine = {found.engine for found in facts.container_engines}
         what = f"no {engine.capitalize()}" if any_engine or engine == "podman" else "neither Docker nor Podman"
-        return f"has {what}, which a container needs; provision it with container_engine_state=present"
+        return f"has {what}, which a container needs; put 'container_engine: auto' into the fleet file and apply it"
     working = [found for found in engines if found.problem is None]
     if not working:
         return f"cannot run containers: {engines[0].problem}"
     if facts.gpus and working[0].gpus is None:
         return (
             f"has GPUs, but its {working[0].engine} cannot give them to containers (no NVIDIA container toolkit, no CDI"
-            " description); provision it with container_engine_state=present"
+            " description); put 'container_engine: auto' into the fleet file and apply it"
         )
     return None

@@ -243,6 +243,13 @@ class FleetSpec(OfferFields):
         nullable=True,
         default_text="3d",
     )
+    container_engine: str | None = key(
+        Choice("auto", "docker", "podman"),
+        "The container engine that every host gets where it is missing, with a way for GPUs into containers (`auto`:"
+        " Docker, where none is there); SSH fleets only.",
+        default_text="hosts stay as they are",
+        ours=True,
+    )
     source: Source = Source("", "")
 
 
@@ -254,6 +261,8 @@ def _check_fleet(fleet: FleetSpec, at: At) -> FleetSpec:
     if fleet.ssh_config is not None and fleet.nodes is not None:
         raise at.problem("nodes", "cannot be used together with 'ssh_config'; remove one")
     if fleet.ssh_config is None:
+        if fleet.container_engine:
+            raise at.problem("container_engine", "is for SSH fleets ('ssh_config') only; remove it")
         if fleet.env:
             raise at.problem("env", "is for SSH fleets ('ssh_config') only; remove it")
         return fleet

@@ -71,6 +71,7 @@ def _space(path: str) -> dict[str, Any]:
 
 def _facts() -> dict[str, Any]:
     return {
+        "container_engines": [{"engine": "docker", "version": "27.3.1", "gpus": "toolkit"}],
         "hostname": "gpu-node",
         "driver": "570.148.08",
         "cuda": "12.8",
@@ -161,7 +162,14 @@ def cpu_node() -> dict[str, Any]:
     """A virtual machine without GPUs, fabric or any of the programs."""
     node = gpu_node()
     absent = ("nvidia-smi -q", "nvidia-smi nvlink -s", "nvidia-smi nvlink -e", "ibstat", "ibv_devinfo", "dcgmi")
-    node["facts"] |= {"gpus": [], "driver": None, "cuda": None, "openmpi": None, "numa_nodes": 1}
+    node["facts"] |= {
+        "container_engines": [],
+        "gpus": [],
+        "driver": None,
+        "cuda": None,
+        "openmpi": None,
+        "numa_nodes": 1,
+    }
     node["programs"] |= {name: {"state": "missing", "message": ""} for name in absent}
     node["settings"] |= {"virtual_machine": True, "governors": [], "bios": None}
     node |= {

@@ -105,6 +105,7 @@ def test_what_runs_in_the_image(what: dict[str, Any], options: list[str], after:
         ({"limits": {"memlock": -1, "core": 0}}, engine(), ["--ulimit", "core=0:0", "--ulimit", "memlock=-1:-1"]),
         ({"shm_size": 1 << 34}, engine(), ["--tmpfs", "/dev/shm:rw,exec,nosuid,nodev,mode=1777,size=17179869184"]),
         ({"cgroup_parent": "/x.service/job"}, engine(), ["--cgroup-parent", "/x.service/job"]),
+        ({"cpus": [0, 1, 8]}, engine(), ["--cpuset-cpus", "0,1,8"]),
         ({"memory": 1 << 30}, engine(), ["--memory", "1073741824"]),
         ({"variables": ["A", "B"]}, engine(), ["--env", "A", "--env", "B"]),
         ({"env_file": "/r/env"}, engine(), ["--env-file", "/r/env"]),
@@ -187,6 +188,18 @@ def test_the_environment_is_dstacks_with_the_containers_own_paths() -> None:
 )  # fmt: skip
 def test_where_the_control_group_goes(made: Engine, cgroup: str, parent: str | None) -> None:
     assert container_place.cgroup_parent(made, RUN, cgroup) == parent
+
+
+def test_volumes_are_made_where_they_are_missing(tmp_path: Path) -> None:
+    wanted = [
+        {"source": f"{tmp_path}/new/deep", "target": "/data", "optional": False},
+        {"source": "/proc/version/x", "target": "/never", "optional": True},
+    ]
+    assert container_place.volumes(wanted) == [(f"{tmp_path}/new/deep", "/data")]
+    assert (tmp_path / "new/deep").stat().st_mode & 0o777 == 0o777
+    with pytest.raises(NodeError, match="the volume /proc/version/x cannot be made"):
+        container_place.volumes([{**wanted[1], "optional": False}])
+    assert container_place.volumes(None) == []
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,10 @@ def test_what_cannot_be_is_one_sentence(task: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
-        ({"container_engines": []}, "n0 has neither Docker nor Podman, which a container needs; provision it with"),
+        (
+            {"container_engines": []},
+            "n0 has neither Docker nor Podman, which a container needs; put 'container_engine: auto'",
+        ),
         ({"container_engines": [{**DOCKER, "problem": "Docker is installed, but does not answer"}]}, "does not answer"),
         ({"gpus": [GPU], "container_engines": [{**DOCKER, "gpus": None}]}, "its docker cannot give them to containers"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,18 @@ def test_force_names_every_role_in_order(fleet: Fleet, ready: dict[str, Any]) ->
 
 
 def test_a_new_host(fleet: Fleet) -> None:
-    assert why(fleet, {"a": facts(1, runner=None, node_ssh_key=None)}) == dict.fromkeys(ROLES, "new host")
+    wanted = [role for role in ROLES if role != "container_engine"]
+    assert why(fleet, {"a": facts(1, runner=None, node_ssh_key=None)}) == dict.fromkeys(wanted, "new host")
+
+
+def test_a_container_engine_only_where_it_is_asked_for(fleet: Fleet, ready: dict[str, Any]) -> None:
+    del ready["a"]["provisioned"]["container_engine"]
+    assert why(fleet, ready) == {}
+    asked = {"container_engine": "a container engine is asked for"}
+    assert why(fleet, ready, container_engine_state="present") == asked
+    asking = replace(fleet, container_engine="auto")
+    assert asking.role_variables == {"container_engine_state": "present", "container_engine_name": "auto"}
+    assert fleet.role_variables == {}
 
 
 def test_a_role_that_never_ran(fleet: Fleet, ready: dict[str, Any]) -> None:
@@ -108,7 +120,7 @@ def test_a_setting_counts_only_where_it_differs_from_the_default(fleet: Fleet, r
 
 def test_gpus_decide_about_the_tests(fleet: Fleet, ready: dict[str, Any]) -> None:
     ready["a"]["gpus"] = [{"index": 0, "name": "NVIDIA B200", "compute_capability": "10.0"}]
-    assert sorted(why(fleet, ready)) == ["mpi_bench", "nccl_tests"]
+    assert sorted(why(fleet, ready)) == ["container_engine", "mpi_bench", "nccl_tests"]
 
 
 def test_a_role_that_is_not_wanted(fleet: Fleet, ready: dict[str, Any]) -> None:

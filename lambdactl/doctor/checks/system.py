@@ -203,6 +203,18 @@ def _is_address(value: str) -> bool:
     return True
 
 
+def _containers(evidence: Evidence) -> Outcome:
+    engines = items(evidence, "facts", "container_engines")
+    working = next((engine for engine in engines if not text(engine, "problem")), None)
+    if working is None:
+        return Outcome(Status.WARN, text(engines[0], "problem"))
+    shown = f"{text(working, 'engine')} {text(working, 'version')}".rstrip()
+    if not has_gpu(evidence):
+        return passed(shown)
+    way = text(working, "gpus")
+    return passed(f"{shown}, GPUs by {way}") if way else Outcome(Status.WARN, f"{shown} gives containers no GPUs")
+
+
 JUDGES: dict[str, Judge] = {
     "memlock": _memlock,
     "nofile": _nofile,
@@ -215,6 +227,7 @@ JUDGES: dict[str, Judge] = {
     "clock-skew": _skew,
     "disk-space": _disks,
     "tmp-space": _tmp,
+    "containers": _containers,
     "shared-memory": _shared_memory,
     "read-only": _read_only,
     "network-mounts": _network_mounts,

@@ -1,0 +1,226 @@
+"""Runs in containers: real Docker and Podman inside of the sandbox's workers, a real registry, real Open MPI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lambdactl import sandbox as sandboxes
+from tests.integration.conftest import STACK, Cli, _up
+from tests.integration.container_nodes import LOCKED, OPEN, PACKAGES, PASSWORD, USER, Nodes
+
+pytestmark = pytest.mark.sandbox
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def nodes(engine: None, cli: Cli) -> Iterator[Nodes]:
+    """Two provisioned workers with engines, for this file alone."""
+    cluster = _up(workers=2, packages=(*STACK, *PACKAGES))
+    try:
+        done = cli("apply", "-f", cluster.fleet_file, "-y", timeout=600)
+        assert done.rc == 0, done.err
+        made = Nodes(cluster)
+        made.prepare()
+        yield made
+    finally:
+        sandboxes.down(cluster.name)
+
+
+def test_the_example_runs_open_mpi_between_two_containers(nodes: Nodes, cli: Cli) -> None:
+    file = EXAMPLES / "sandbox-container.dstack.yml"
+    done = cli("apply", "-f", file, "--fleet", nodes.sandbox.fleet_file, "-y")
+    assert done.rc == 0, done.err
+    assert "# Avg bus bandwidth" in done.out
+    assert "Image          sandbox-mpi:1" in done.err
+    run = json.loads(cli("run", "get", "sandbox-container", "--json", "--fleet", nodes.sandbox.fleet_file).out)
+    nodes.nothing_left(run["run_id"], 2)
+    facts = json.loads(cli("fleet", "get", str(nodes.sandbox.fleet_file), "--json").out)["hosts"][0]["facts"]
+    assert [found["engine"] for found in facts["container_engines"]] == ["docker", "podman"]
+
+
+def test_ssh_between_containers_enters_the_peers_container(nodes: Nodes) -> None:
+    script = "test $DSTACK_NODE_RANK = 0 || exec sleep 1000; for ip in $DSTACK_NODES_IPS; do\nssh $ip "
+    script += "'echo $FROM_IMAGE rank $DSTACK_NODE_RANK $MINE'; done"
+    run = nodes.start(script, 2, image="sandbox-mpi:1", env={"MINE": "a  b"}, stop_criteria="master-done")
+    assert nodes.finish(run)["state"] == "done"
+    assert nodes.log(run).splitlines() == ["yes rank 0 a b", "yes rank 1 a b"]
+    nodes.nothing_left(run, 2)
+
+
+def test_commands_have_the_images_world_and_ours(nodes: Nodes) -> None:
+    script = (
+        'echo "$FROM_IMAGE|$LINES|$DSTACK_NODES_IPS|$DSTACK_WORKING_DIR|$PATH"; id -un; pwd; cat $DSTACK_MPI_HOSTFILE\n'
+    )
+    script += "cat /proc/self/cgroup; df -k /dev/shm | tail -1; ulimit -c; exit 5"
+    fields = {"user": "ann", "working_dir": "~/deep/er", "shm_size": 50 << 20}
+    volumes = [{"source": "/srv/made", "target": "/data", "optional": False}]
+    script = f"echo kept > /data/file; {script}"
+    run = nodes.start(script, container=fields, volumes=volumes, env={"LINES": "one\ntwo", "PATH": "/bin:/mine"})
+    end = nodes.finish(run)
+    assert (end["state"], end["reason"], end["exit_code"]) == ("failed", "exited", 5)
+    log = nodes.log(run)
+    ip = nodes.places[0]["ip"]
+    assert log.startswith(f"yes|one\ntwo|{ip}|/tmp/deep/er|/bin:/mine\nann\n/tmp/deep/er\n{ip}\n")
+    assert nodes.sh(0, "cat /srv/made/file") == "kept\n"
+    assert f"/lambdactl-{run}.service/job/" in log
+    assert " 51200 " in log
+    nodes.nothing_left(run)
+
+
+def test_an_entrypoint_gets_arguments_and_an_images_errors_are_told(nodes: Nodes) -> None:
+    run = nodes.start("", container={"entrypoint": ["/bin/echo", "-n"], "arguments": ["a  b", "$HOME"]})
+    assert nodes.finish(run)["state"] == "done"
+    assert nodes.log(run) == "a  b $HOME"
+    run = nodes.start("", container={"entrypoint": ["/no/such"]})
+    end = nodes.finish(run)
+    assert (end["reason"], end["exit_code"]) == ("start-failed", None)
+    assert 'the container could not be started: exec: "/no/such"' in end["message"]
+    nodes.nothing_left(run)
+
+
+def test_a_stop_reaches_the_commands_and_the_grace_ends_in_a_kill(nodes: Nodes) -> None:
+    run = nodes.start('trap "echo caught; exit 9" INT; echo up; while :; do sleep 0.2; done')
+    nodes.wait_log(run, "up")
+    nodes.call(0, "stop", run=run)
+    end = nodes.finish(run)
+    assert (end["state"], end["reason"], end["exit_code"]) == ("stopped", "stopped-by-user", 9)
+    assert "caught" in nodes.log(run)
+    run = nodes.start('trap "" INT; echo up; while :; do sleep 0.2; done', stop_grace=1)
+    nodes.wait_log(run, "up")
+    nodes.call(0, "stop", run=run)
+    assert nodes.finish(run)["exit_code"] == 137
+    nodes.nothing_left(run)
+
+
+@pytest.mark.parametrize(
+    ("deed", "reason", "exit_code"),
+    [
+        ("pkill -9 -f '[r]unner.pyz rank {run}'", "runner-killed", None),
+        ("pkill -9 -f '[r]unner.pyz container-run {run}'", "signalled", 137),
+        ("docker kill lambdactl-{run}-0", "exited", 137),
+        ("docker rm --force lambdactl-{run}-0", "signalled", 137),
+        ("systemctl kill --signal=KILL lambdactl-{run}", "runner-killed", None),
+    ],
+)
+def test_whatever_is_killed_nothing_stays(nodes: Nodes, deed: str, reason: str, exit_code: int | None) -> None:
+    run = nodes.start("echo up; sleep 1000")
+    nodes.wait_log(run, "up")
+    nodes.sh(0, deed.format(run=run))
+    end = nodes.finish(run)
+    assert (end["state"], end["reason"], end["exit_code"]) == ("failed", reason, exit_code)
+    nodes.nothing_left(run)
+
+
+def test_a_container_that_takes_too_much_memory_ends_with_oom(nodes: Nodes) -> None:
+    run = nodes.start("dd if=/dev/zero of=/dev/null bs=400M count=1", memory_limit=64 << 20)
+    end = nodes.finish(run)
+    assert (end["state"], end["reason"]) == ("failed", "oom")
+    nodes.nothing_left(run)
+
+
+def test_an_image_comes_to_all_nodes_before_any_rank_starts(nodes: Nodes) -> None:
+    auth = {"username": USER, "password": PASSWORD}
+    fields = {"startup_order": "workers-first", "container": {"registry_auth": auth}}
+    run = nodes.start("ls -l /blob | wc -l; echo $DSTACK_NODE_RANK", 2, image=f"{LOCKED}/big:1", **fields)
+    assert nodes.rank(run)["state"] in ("pulling", "waiting", "running", "done")
+    assert nodes.finish(run)["state"] == "done"
+    for rank in (0, 1):
+        value = nodes.rank(run, rank)
+        assert value["pull"]["done"] == value["pull"]["total"] > 10_000_000
+        kept = nodes.sh(rank, f"grep -rl {PASSWORD} /var/lib/lambdactl /root /run /home 2>/dev/null", check=False)
+        assert kept == ""
+    assert nodes.rank(run, 1)["ready_at"] <= nodes.rank(run)["ready_at"]
+    nodes.nothing_left(run, 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "auth", "sentence"),
+    [
+        (f"{OPEN}/big:2", None, f"the image {OPEN}/big:2 does not exist in {OPEN}; check its name and tag"),
+        (f"{LOCKED}/big:2", None, f"{LOCKED} refuses the image {LOCKED}/big:2 (unauthorized); give registry_auth"),
+        (f"{LOCKED}/big:2", {"username": USER, "password": "no"}, "(unauthorized); check registry_auth"),
+        ("worker-1:9/big:1", None, "worker-1:9 cannot be reached for the image"),
+    ],
+)
+def test_an_image_that_does_not_come_is_explained(
+    nodes: Nodes, image: str, auth: dict[str, str] | None, sentence: str
+) -> None:
+    run = nodes.start("id", image=image, container={"registry_auth": auth})
+    end = nodes.finish(run)
+    assert (end["state"], end["reason"]) == ("failed", "start-failed")
+    assert sentence in end["message"]
+    nodes.nothing_left(run)
+
+
+def test_a_disk_that_is_full_while_pulling_is_explained(nodes: Nodes) -> None:
+    nodes.sh(1, f"docker rmi --force {LOCKED}/big:1 sandbox-mpi:1; docker image prune --force")
+    nodes.sh(1, "mount -o remount,size=12m /var/lib/docker")
+    try:
+        run = nodes.start("id", 2, image=f"{OPEN}/big:1")
+        end = nodes.finish(run)
+        assert end["state"] == "stopped"
+        assert "rank 1 on worker-1: the disk is full (0.0 GB free in /var/lib/docker)" in end["gang"]["message"]
+    finally:
+        nodes.sh(1, "mount -o remount,size=1g /var/lib/docker")
+    nodes.nothing_left(run, 2)
+
+
+def test_podman_runs_the_same(nodes: Nodes) -> None:
+    run = nodes.start("id -un; cat /proc/self/cgroup; exit 3", container={"engine": "podman", "user": "ann"})
+    end = nodes.finish(run)
+    assert (end["state"], end["exit_code"]) == ("failed", 3), end
+    assert nodes.log(run).startswith("ann\n")
+    assert f"/lambdactl-{run}.service/job/libpod-" in nodes.log(run)
+    run = nodes.start("echo up; sleep 1000", container={"engine": "podman"})
+    nodes.wait_log(run, "up")
+    nodes.sh(0, f"pkill -9 -f '[r]unner.pyz rank {run}'")
+    assert nodes.finish(run)["reason"] == "runner-killed"
+    nodes.nothing_left(run)
+
+
+def test_a_docker_whose_groups_systemd_makes_gets_a_slice(nodes: Nodes) -> None:
+    config = "/etc/docker/daemon.json"
+    nodes.sh(
+        0, f"""sed -i 's/{{/{{"exec-opts": ["native.cgroupdriver=systemd"], /' {config}; systemctl restart docker"""
+    )
+    run = nodes.start("cat /proc/self/cgroup; sleep 1000", memory_limit=1 << 30)
+    nodes.wait_log(run, f"lambdactl.slice/lambdactl-{run.replace('-', '')}.slice/docker-")
+    nodes.sh(0, f"pkill -9 -f '[r]unner.pyz rank {run}'")
+    assert nodes.finish(run)["reason"] == "runner-killed"
+    nodes.nothing_left(run)
+
+
+def test_the_role_installs_what_is_missing_and_takes_exactly_that_away(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
+    nodes.sh(1, "DEBIAN_FRONTEND=noninteractive apt-get -qq purge -y podman >/dev/null")
+    before = nodes.sh(1, "dpkg-query -W")
+    fleet = tmp_path / "fleet.dstack.yml"
+    fleet.write_text(nodes.sandbox.fleet_file.read_text() + "container_engine: podman\n")
+    done = cli("apply", "-f", fleet, "-y", timeout=600)
+    assert done.rc == 0, done.err
+    assert "a container engine is asked for" in done.err
+    assert "podman version" in nodes.sh(1, "podman --version")
+    assert "nothing to change" in cli("apply", "-f", fleet, "-y").err
+    absent = ("-e", "container_engine_state=absent")
+    done = cli("playbook", "run", "provision", "--", "-i", fleet, *absent, timeout=600)
+    assert done.rc == 0, done.out
+    assert nodes.sh(1, "dpkg-query -W") == before
+    assert nodes.sh(0, "podman --version") != ""
+    nodes.sh(1, "apt-get -qq install -y --no-install-recommends podman >/dev/null")
+
+
+def test_an_engine_that_does_not_run_is_named_before_the_run(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
+    task = tmp_path / "t.dstack.yml"
+    task.write_text("type: task\nname: two\nnodes: 2\nimage: bb:1\ncommands: [id]\n")
+    nodes.sh(1, "systemctl stop docker docker.socket")
+    try:
+        done = cli("apply", "-f", task, "--fleet", nodes.sandbox.fleet_file, "-y", "--engine", "docker")
+    finally:
+        nodes.sh(1, "systemctl start docker")
+    assert done.rc == 3
+    assert "worker-1 cannot run containers: Docker is installed, but does not answer" in done.err
+    assert "start it: sudo systemctl start docker" in done.err
