@@ -173,6 +173,21 @@ def check_ssh_between_ranks(desk: Desk) -> None:
     desk.nothing_left("ssh")
 
 
+def check_login(desk: Desk) -> None:
+    name = desk.name("login")
+    desk.apply(
+        "login", "env: [WORDS=hello]\ncommands: ['command -v sshd || ls /usr/sbin/sshd || true', sleep 600]", "-d"
+    )
+    if "sshd" not in desk.run("logs", name).stdout:
+        desk.run("stop", name, "-y", "-x")
+        pytest.skip(f"the image {desk.image} has no sshd")
+    done = desk.run("ssh", name, "echo $WORDS from rank $DSTACK_NODE_RANK")
+    assert done.stdout == "hello from rank 0\n"
+    desk.run("ssh", name, "exit 9", rc=9)
+    desk.run("stop", name, "-y", "-x")
+    desk.nothing_left("login")
+
+
 def check_mpirun(desk: Desk) -> None:
     two_nodes(desk)
     if "mpirun" not in desk.apply("mpi", "commands: ['command -v mpirun || true']").stdout:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Annotations. The first two are the kubelet's to deliver into the containers (see container/entrypoint.sh).
 PEERS = "lambdactl.dev/peers"
 GO = "lambdactl.dev/go"
-RUN_FACTS = "lambdactl.dev/run-facts"
 STOP = "lambdactl.dev/stop"
 OWNER = "lambdactl.dev/owner"
 FLEET = "lambdactl.dev/fleet"

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .model import LEFTOVER_TTL, PATIENCE, RUN_FACTS, KubeRun, metadata
+from .labels import RUN_FACTS
+from .model import LEFTOVER_TTL, PATIENCE, KubeRun, metadata
 from .payload import config_map, secrets
 from .podspec import CONTAINER, pod_template
 

@@ -10,7 +10,8 @@ from typing import Any
 from lambdactl.run.status import RunStatus, exit_code
 
 from . import labels
-from .model import OWNER, RUN_FACTS, STOP
+from .labels import RUN_FACTS
+from .model import OWNER, STOP
 from .podstate import (
     WAITS_FOR_OTHERS,
     Pod,
