@@ -119,6 +119,13 @@ def apply(
         typer.Option("--pull-timeout", metavar="TIME", help="Task with an image: give a pull up after this."),
     ] = None,
     log_dir: LogDirOption = None,
+    ingress: Annotated[
+        str | None,
+        typer.Option("--ingress", metavar="HOST", help="Service: the host of the proxy (default: the first)."),
+    ] = None,
+    ready_timeout: Annotated[
+        str, typer.Option("--ready-timeout", metavar="TIME", help="Service: how long an updated replica may take.")
+    ] = "10m",
     check: Annotated[
         bool, typer.Option("--check", help="Fleet: a dry run by Ansible's check mode, with the diff.")
     ] = False,
@@ -132,7 +139,7 @@ def apply(
         bool, typer.Option("--keep", help="Task on Kubernetes: keep the run's objects when it has ended.")
     ] = False,
 ) -> None:
-    """Make a fleet ready, run a task on one, or bring a dev environment up."""
+    """Make a fleet ready, run a task or a service on one, or bring a dev environment up."""
     from lambdactl.cli import apply as command
 
     sys.exit(
@@ -143,6 +150,7 @@ def apply(
                 max_duration=max_duration, node_timeout=node_timeout, log_dir=log_dir, check=check, force=force,
                 engine=engine, pull_timeout=pull_timeout,
                 wait=wait, keep=keep,
+                ingress=ingress, ready_timeout=ready_timeout,
             ),
         )
     )  # fmt: skip
@@ -173,6 +181,9 @@ def ps(
 def logs(
     run: RunArgument,
     rank: RankOption = None,
+    replica: Annotated[
+        int | None, typer.Option("--replica", metavar="N", help="Service: this replica's log (default: 0).")
+    ] = None,
     all_ranks: AllOption = False,
     since: SinceOption = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
@@ -182,7 +193,11 @@ def logs(
     """Print a run's log, all that is kept of it."""
     from lambdactl.cli import logs as command
 
-    sys.exit(command.run(run, fleet, rank=rank, all_ranks=all_ranks, since=since, follow=follow, log_dir=log_dir))
+    sys.exit(
+        command.run(
+            run, fleet, rank=rank, all_ranks=all_ranks, since=since, follow=follow, log_dir=log_dir, replica=replica
+        )
+    )
 
 
 @app.command()

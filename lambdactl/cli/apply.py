@@ -25,6 +25,8 @@ class Options:
     max_duration: str | None = None
     node_timeout: str = "2m"
     log_dir: Path | None = None
+    ingress: str | None = None
+    ready_timeout: str = "10m"
     check: bool = False
     force: bool = False
     engine: str = "auto"
@@ -51,11 +53,9 @@ def run(file: str | None, options: Options) -> int:
         from lambdactl.cli import apply_dev
 
         return apply_dev.run(parsed, options)
-    raise SpecError(
-        "this is a valid file of a service, but this version runs tasks and dev environments only; "
-        "write it as `type: task` to run it.",
-        filename=path,
-    )
+    from lambdactl.cli import apply_service
+
+    return apply_service.run(parsed, options)
 
 
 def find_file(file: str | None) -> str:

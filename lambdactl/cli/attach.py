@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from lambdactl.cli import dev_alias, dev_session, kube_runs
+from lambdactl.cli import dev_alias, dev_session, kube_runs, services
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.cli.following import follow_to_end
 from lambdactl.cli.logs import parse_since, ranks_wanted
@@ -21,7 +21,10 @@ def run(
     log_dir: Path | None,
     yes: bool = False,
 ) -> int:
-    """Follow a run until its end; the exit code is the run's."""
+    """Follow a run until its end, with the run's exit code; a service is reached on a local port until Ctrl-C."""
+    code = services.attach(key, fleet)
+    if code is not None:
+        return code
 
     async def body() -> int:
         async with kube_runs.found_run(key, fleet) as kubernetes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from lambdactl import spec
-from lambdactl.cli import dev_alias
+from lambdactl.cli import dev_alias, services
 from lambdactl.cli.apply import find_file
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.progress import HostProgress
 from lambdactl.cli.select import choose_fleet, kubernetes_fleet
 from lambdactl.cli.ssh import forget_connections
-from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.play import play
 from lambdactl.provision import survey
@@ -30,7 +30,11 @@ def run(file: str | None, fleet_option: str | None, *, yes: bool) -> int:
             record = state.fleet(fleet.id)
         return asyncio.run(_delete(fleet, record.text if record else "", yes=yes))
     path = find_file(file)
-    parsed = spec.load(path, kind="fleet")
+    parsed = spec.load(path)
+    if isinstance(parsed, spec.ServiceSpec):
+        return _delete_service(parsed, fleet_option, yes=yes)
+    if not isinstance(parsed, spec.FleetSpec):
+        parsed = spec.loads(parsed.source.text, filename=path, kind="fleet")  # says what is wrong with that
     if parsed.ssh_config is None:
         from lambdactl.backends.kubernetes.fleet import KubeFleet
         from lambdactl.cli import kube_fleet
@@ -38,6 +42,15 @@ def run(file: str | None, fleet_option: str | None, *, yes: bool) -> int:
         return kube_fleet.delete(KubeFleet.from_spec(parsed, path=None if path == "-" else path), yes=yes)
     fleet = Fleet.from_spec(parsed, path=None if path == "-" else path)
     return asyncio.run(_delete(fleet, parsed.source.text, yes=yes))
+
+
+def _delete_service(service: spec.ServiceSpec, fleet_option: str | None, *, yes: bool) -> int:
+    if service.name is None:
+        raise SpecError("the file has no 'name', so it does not say which service.", filename=service.source.filename)
+    code = services.delete(service.name, fleet_option, yes=yes)
+    if code is None:
+        note(f"There is no service {service.name}.")
+    return code or EXIT_OK
 
 
 async def _delete(fleet: Fleet, text: str, *, yes: bool) -> int:

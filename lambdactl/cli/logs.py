@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lambdactl import spec
-from lambdactl.cli import kube_runs
+from lambdactl.cli import kube_runs, services
 from lambdactl.cli.console import note
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, SpecError
@@ -27,9 +27,11 @@ def run(
     since: str | None,
     follow: bool,
     log_dir: Path | None,
+    replica: int | None = None,
 ) -> int:
     """Print what is kept of the log; with `follow`, go on until the run ends. Not 0 only when a log cannot be read."""
     moment = parse_since(since)
+    key = services.replica_of(key, fleet, replica) or key
 
     async def body() -> int:
         async with kube_runs.found_run(key, fleet) as kubernetes:

@@ -12,8 +12,10 @@ from typing import Any
 from lambdactl.cli import dev_alias, kube_runs
 from lambdactl.cli.console import ago, duration, note, print_json, state_text, table
 from lambdactl.cli.select import known_fleets
+from lambdactl.cli.services import print_services
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE
 from lambdactl.fleet import Fleet
+from lambdactl.run.service_control import ServiceStatus, fetch_services
 from lambdactl.run.status import RunStatus, fetch_runs, pull_text
 from lambdactl.state import State
 
@@ -39,6 +41,10 @@ async def _run(fleets: Sequence[Fleet], option: str | None, *, all_runs: bool, w
     async with AsyncExitStack() as stack:
         transports = [(fleet, await stack.enter_async_context(open_transport(fleet))) for fleet in fleets]
 
+        async def services() -> list[tuple[str, ServiceStatus]]:
+            found = await asyncio.gather(*(fetch_services(t, [h.name for h in f.hosts]) for f, t in transports))
+            return [(f.name, s) for (f, _), (every, _p) in zip(transports, found, strict=True) for s in every]
+
         async def once() -> tuple[list[tuple[str, RunStatus]], dict[str, str], bool]:
             found = await asyncio.gather(*(fetch_runs(t, [h.name for h in f.hosts]) for f, t in transports))
             runs = [
@@ -62,7 +68,11 @@ async def _run(fleets: Sequence[Fleet], option: str | None, *, all_runs: bool, w
         runs, problems, answered = await once()
         if as_json and not watch:
             print_json(
-                {"runs": [{"fleet": fleet, **status.as_json()} for fleet, status in runs], "unanswered": problems}
+                {
+                    "runs": [{"fleet": fleet, **status.as_json()} for fleet, status in runs],
+                    "services": [{"fleet": fleet, **status.as_json()} for fleet, status in await services()],
+                    "unanswered": problems,
+                }
             )
         elif as_json:
             while True:
@@ -74,6 +84,7 @@ async def _run(fleets: Sequence[Fleet], option: str | None, *, all_runs: bool, w
         elif watch:
             await _watch(runs, once)
         else:
+            print_services(await services(), all_services=all_runs)
             _print(runs)
             for problem in problems.values():
                 note(problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from lambdactl.cli import kube_runs
+from lambdactl.cli import kube_runs, services
 from lambdactl.cli.console import ago, duration, print_json, print_table, state_text
 from lambdactl.cli.finding import found_run
 from lambdactl.errors import EXIT_OK
@@ -14,7 +14,10 @@ from lambdactl.run.status import RunStatus
 
 
 def get(key: str, fleet: str | None, *, as_json: bool) -> int:
-    """Show one run with its ranks."""
+    """Show one run with its ranks, or one service with its replicas."""
+    code = services.get(key, fleet, as_json=as_json)
+    if code is not None:
+        return code
 
     async def body() -> RunStatus:
         async with kube_runs.found_run(key, fleet) as kubernetes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lambdactl.cli import dev_alias, kube_runs
+from lambdactl.cli import dev_alias, kube_runs, services
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.finding import found_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
@@ -15,7 +15,10 @@ _PATIENCE = 60.0
 
 
 def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
-    """Stop a run; 0 when nothing of it is left on any node that answers and all of them answered."""
+    """Stop a run or a service; 0 when nothing of it is left on any node that answers and all of them answered."""
+    code = services.stop(key, fleet, yes=yes)
+    if code is not None:
+        return code
 
     async def body() -> int:
         async with kube_runs.found_run(key, fleet) as kubernetes:

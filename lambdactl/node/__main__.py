@@ -87,6 +87,12 @@ def _container(name: str) -> Callable[[list[str]], int]:
     return verb
 
 
+def _service(args: list[str]) -> int:
+    from .service import main
+
+    return main(args)
+
+
 VERBS = {
     "serve": _serve,
     "logs": _logs,
@@ -99,6 +105,7 @@ VERBS = {
     "session": _session,
     "land": _land,
     **{name: _container(name) for name in ("container-prepare", "container-run", "enter")},
+    "service": _service,
 }
 
 

@@ -52,7 +52,7 @@ def _reserve(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(request: dict[str, Any]) -> dict[str, Any]:
-    from . import env, unit
+    from . import env, service_port, unit
     from .spec import Job
 
     job = Job(request.get("job"))
@@ -67,6 +67,8 @@ def _start(request: dict[str, Any]) -> dict[str, Any]:
     os.chmod(folder, 0o755)  # noqa: S103 (the job's user reads the hostfile; secrets are 0600)
     try:
         with locks.held(folder + "/start.lock"):
+            if job.service_port is not None:
+                service_port.check(job.service_port, job.node.ip)
             paths.write_json(folder + "/job.json", job.raw)
             env.write_hostfile(job)
             state.create(job)
@@ -177,6 +179,10 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 def _operation(name: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
     operation = OPERATIONS.get(name) if isinstance(name, str) else None
+    if isinstance(name, str) and name.startswith("service-"):
+        from .service_ops import OPERATIONS as FOR_SERVICES
+
+        operation = FOR_SERVICES.get(name)
     if operation is None:
         raise NodeError("bad-request", f"unknown op {str(name)[:40]!r}, allowed is {', '.join(OPERATIONS)}")
     return operation

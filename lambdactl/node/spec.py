@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from . import container, dev, paths
+from . import container, dev, paths, service_port
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -117,6 +117,7 @@ class Job:
         self.mpi_network = _optional_text(raw, "mpi_network")
         self.dev = dev.settings(raw.get("dev"))
         self.container = container.parse(raw.get("container"))
+        self.service_port = service_port.parse(raw.get("service"))
 
     @property
     def node(self) -> Node:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lambdactl.provision.bounds import check_core
 from lambdactl.provision.explain import explain, sentence
 from lambdactl.provision.probe import Survey, reach, survey
-from lambdactl.provision.roles import ROLES, role_inputs
+from lambdactl.provision.roles import OPTIONAL_ROLES, ROLES, role_inputs
 
 if TYPE_CHECKING:
     from lambdactl.fleet import Fleet
@@ -86,7 +86,7 @@ def _host(name: str, seen: Survey, *, with_facts: bool) -> dict[str, Any]:
         "needed": [change.role for change in changes],
         "why": ", ".join(f"{change.role} ({change.why})" for change in changes),
         "address": seen.addresses.get(name, ""),
-        "provisioned": [role for role in ROLES if role in (known.get("provisioned") or {})],
+        "provisioned": [role for role in (*ROLES, *OPTIONAL_ROLES) if role in (known.get("provisioned") or {})],
         "runs": sorted({str(lease.get("run_name") or lease.get("run_id")) for lease in known.get("leases") or ()}),
     }
     return {**host, "facts": dict(known)} if with_facts else host

@@ -80,7 +80,19 @@ _TABLE = (
     ),
 )  # fmt: skip
 ROLES: tuple[str, ...] = tuple(role.name for role in _TABLE)
-_BY_NAME = {role.name: role for role in _TABLE}
+
+# Roles that not every node needs: installed where something asks for them, removed by a teardown like the others.
+_OPTIONAL = (
+    Role(
+        "ingress",
+        ("ingress_bind", "ingress_port", "ingress_timeout", "ingress_drain_timeout", "ingress_body_bytes",
+         "ingress_packages"),
+        "the ingress is missing",
+        "the role ingress or its settings changed",
+    ),
+)  # fmt: skip
+OPTIONAL_ROLES: tuple[str, ...] = tuple(role.name for role in _OPTIONAL)
+_BY_NAME = {role.name: role for role in (*_TABLE, *_OPTIONAL)}
 
 
 @dataclass(frozen=True)

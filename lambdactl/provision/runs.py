@@ -17,6 +17,7 @@ from lambdactl.errors import EXIT_FAILED, EXIT_LOST, CapacityError, LambdactlErr
 from lambdactl.provision.actions import TaskVars, play_fleet
 from lambdactl.provision.interrupts import Screen, interruptions
 from lambdactl.provision.probe import reach
+from lambdactl.provision.services import stop_service_play
 from lambdactl.provision.task_options import TaskOptions
 from lambdactl.run.control import stop_run, wait_ended, wait_up
 from lambdactl.run.dev import as_task, job_key
@@ -222,7 +223,7 @@ def _ended(status: RunStatus | None, plan: RunPlan, log_dir: Path | None) -> dic
 
 
 async def stop_play(task_vars: TaskVars, run: str, *, abort: bool, check: bool) -> dict[str, Any]:
-    """Stop a run, by name or id, on the hosts of a play, and wait until nothing of it is left.
+    """Stop a run, by name or id, or a service on the hosts of a play, and wait until nothing of it is left.
 
     Returns:
         `run_id, run_name, state, stopped` (false when it had ended before), `message`.
@@ -234,6 +235,8 @@ async def stop_play(task_vars: TaskVars, run: str, *, abort: bool, check: bool) 
     async with reach(fleet) as transport:
         runs, problems = await fetch_runs(transport, chosen, run)
         if not runs:
+            if (outcome := await stop_service_play(transport, chosen, run, check=check)) is not None:
+                return outcome
             if problems:
                 raise next(iter(problems.values())).error()
             raise SpecError(f"no run named {run} is known on the hosts of this play; `lambdactl ps -a` lists them.")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lambdactl.provision.roles import ROLES, role_inputs
+from lambdactl.provision.roles import OPTIONAL_ROLES, ROLES, role_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "roles").glob("*/tasks/*.yml")) + sorted((ROOT / "playbooks").glob("*.yml"))
@@ -74,7 +74,7 @@ def test_no_failure_is_ignored_and_no_injected_fact_is_used() -> None:
             assert forbidden not in text, f"{path}: {forbidden}"
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, *OPTIONAL_ROLES])
 class TestRole:
     def load(self, role: str, name: str) -> Any:
         return yaml.safe_load((ROOT / "roles" / role / name).read_text())
@@ -135,7 +135,7 @@ def test_releases_of_nccl_tests_are_pinned_to_full_commits() -> None:
 
 
 def test_no_package_of_a_role_is_a_driver_a_kernel_or_cuda() -> None:
-    for role in ROLES:
+    for role in (*ROLES, *OPTIONAL_ROLES):
         defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
         for name in defaults.get(f"{role}_packages", ()):
             assert not name.startswith(("nvidia", "cuda", "linux-image", "libnccl")), name
