@@ -79,7 +79,7 @@ def test_a_service_lives_is_repaired_and_ends(bed: ServiceBed) -> None:
     assert bed.status()["state"] == "stopped"
     assert not (bed.etc / "services/web.cfg").exists()
     bed.ingress.call("service-forget", service="web")
-    assert bed.ingress.call("service-status", service=None) == {"services": []}
+    assert bed.ingress.call("service-status", service=None)["services"] == []
 
 
 def test_an_update_and_one_that_is_taken_back(bed: ServiceBed) -> None:
