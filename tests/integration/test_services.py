@@ -235,7 +235,7 @@ def test_faults_are_repaired_without_a_controller(lab: Lab) -> None:
             lab.sandbox.unpause(OTHER)
         lab.ready()
     assert load["failures"] == 0, load
-    lab.sandbox.exec(OTHER, "pkill -KILL -f /tmp/app.py", check=True)
+    lab.sandbox.exec(OTHER, ["pkill", "-KILL", "-f", "^python3 /tmp/app.py"], check=True)
     lab.until(lambda value: value["failures"])
     after = {replica["replica"]: replica["run_id"] for replica in lab.ready()["replicas"]}
     assert after[0] == before[0] or after[1] != before[1]
