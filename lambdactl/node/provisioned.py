@@ -86,8 +86,10 @@ def start_package_query(found: dict[str, dict[str, Any]]) -> programs.Program | 
 
 
 def _drift(manifest: dict[str, Any], installed: set[str]) -> list[str]:
-    if not manifest.get("digest"):
+    if not manifest:
         return ["the manifest cannot be read"]
+    if not manifest.get("digest"):
+        return ["the role was interrupted before its end"]
     drift = []
     for item in _items(manifest):
         try:

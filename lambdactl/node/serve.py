@@ -139,10 +139,20 @@ def _forget(request: dict[str, Any]) -> dict[str, Any]:
     run = state.find(paths.run_key(request.get("run")))
     if run is not None:
         value = repair.repair(run)
-        if state.is_alive(run):
+        if state.is_alive(run) and not (value is not None and state.is_settled(value) and _has_gone(run)):
             raise NodeError("active", f"run {value and value.get('run_name')} is active on this node: stop it first")
         shutil.rmtree(paths.run_dir(run), ignore_errors=True)
     return {}
+
+
+def _has_gone(run: str, patience: float = 10.0) -> bool:
+    """Whether the supervisor of a run that has ended goes within `patience` seconds: it tells of the end before it does."""
+    deadline = time.monotonic() + patience
+    while state.is_alive(run):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _collect(keep: int) -> list[str]:

@@ -1,7 +1,7 @@
-"""Every way of installing lambdactl prints the same inventory and finds its playbooks from any folder.
+"""Every way of installing lambdactl prints the same inventory and runs the facts playbook on a sandbox.
 
 Real installations by uv, pipx and ansible-galaxy, with all dependencies, into folders of the test; packages come from
-the index once and then from a cache in `.venv`. No sandbox is needed: test_playbooks.py has the wheel on a sandbox.
+the index once and then from a cache in `.venv`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ROOT
+from lambdactl import sandbox as sandboxes
+from lambdactl.sandbox import Sandbox
+from tests.integration.conftest import ROOT, _up
 
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(900)]
 
 BIN = Path(sys.executable).parent
 FLEET = """\
@@ -75,23 +78,36 @@ def expected(fleet: Path) -> dict[str, object]:
     return found
 
 
+@pytest.fixture(scope="module")
+def cluster(engine: None) -> Iterator[Sandbox]:
+    """One worker behind a jump host; the facts playbook changes nothing there."""
+    made = _up(workers=1)
+    yield made
+    sandboxes.down(made.name)
+
+
+def shows_facts(text: str) -> bool:
+    """Whether the facts playbook reached the worker and showed what it found."""
+    return '"hostname": "worker-0"' in text and "unreachable=0    failed=0" in text
+
+
 def inventory(programs: Path, config: Path, source: Path) -> dict[str, object]:
     text = run(programs / "ansible-inventory", "-i", source, "--list", cwd=source.parent, ANSIBLE_CONFIG=str(config))
     found: dict[str, object] = json.loads(text)
     return found
 
 
-def smoke(script: Path, programs: Path, fleet: Path, expected: dict[str, object]) -> None:
+def smoke(script: Path, programs: Path, fleet: Path, expected: dict[str, object], cluster: Sandbox) -> None:
     """The installed command works in any folder, with no ansible-playbook on PATH, and is not the checkout's."""
     playbooks = Path(run(script, "playbook", "path", cwd=fleet.parent).strip())
     assert ROOT not in playbooks.parents
     assert {part.name for part in playbooks.parent.iterdir()} >= {
         "ansible.cfg", "inventory_plugins", "playbooks", "roles", "sandbox",
     }  # fmt: skip
-    listed = run(
-        script, "playbook", "run", "run_task", "--", "-i", fleet, "--list-hosts", cwd=fleet.parent, PATH="/usr/bin:/bin"
+    facts = run(
+        script, "playbook", "run", "facts", "--", "-i", cluster.fleet_file, cwd=fleet.parent, PATH="/usr/bin:/bin"
     )
-    assert "n1" in listed
+    assert shows_facts(facts), facts
     assert inventory(programs, playbooks.parent / "ansible.cfg", fleet) == expected
 
 
@@ -106,35 +122,47 @@ def test_the_wheel_holds_the_content_and_nothing_else(wheel: Path) -> None:
     assert "lambdactl/py.typed" in names
 
 
+def test_editable_checkout(fleet: Path, cluster: Sandbox) -> None:
+    """What the other tests use; here in a folder of its own and with no ansible-playbook on PATH."""
+    assert Path(run(BIN / "lambdactl", "playbook", "path", cwd=fleet.parent).strip()) == ROOT / "playbooks"
+    facts = run(
+        BIN / "lambdactl", "playbook", "run", "facts", "--", "-i", cluster.fleet_file,
+        cwd=fleet.parent, PATH="/usr/bin:/bin",
+    )  # fmt: skip
+    assert shows_facts(facts), facts
+
+
 def test_pip_install(
-    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path
+    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], cluster: Sandbox, tmp_path: Path
 ) -> None:
     run(BIN / "uv", "venv", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path, **cache)
     run(BIN / "uv", "pip", "install", "--python", tmp_path / "venv/bin/python", wheel, cwd=tmp_path, **cache)
-    smoke(tmp_path / "venv/bin/lambdactl", tmp_path / "venv/bin", fleet, expected)
+    smoke(tmp_path / "venv/bin/lambdactl", tmp_path / "venv/bin", fleet, expected, cluster)
 
 
 def test_uv_tool_install(
-    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path
+    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], cluster: Sandbox, tmp_path: Path
 ) -> None:
     places = {"UV_TOOL_DIR": str(tmp_path / "tools"), "UV_TOOL_BIN_DIR": str(tmp_path / "bin")}
     run(BIN / "uv", "tool", "install", "--python", sys.executable, wheel, cwd=tmp_path, **cache, **places)
     assert [path.name for path in (tmp_path / "bin").iterdir()] == ["lambdactl"], (
         "as users have it: no ansible-playbook"
     )
-    smoke(tmp_path / "bin/lambdactl", tmp_path / "tools/lambdactl/bin", fleet, expected)
+    smoke(tmp_path / "bin/lambdactl", tmp_path / "tools/lambdactl/bin", fleet, expected, cluster)
 
 
 def test_pipx_install(
-    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path
+    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], cluster: Sandbox, tmp_path: Path
 ) -> None:
     places = {"PIPX_HOME": str(tmp_path / "pipx"), "PIPX_BIN_DIR": str(tmp_path / "bin"), "PIPX_DEFAULT_BACKEND": "uv"}
     run(BIN / "pipx", "install", "--python", sys.executable, wheel, cwd=tmp_path, **cache, **places)
     assert [path.name for path in (tmp_path / "bin").iterdir()] == ["lambdactl"]
-    smoke(tmp_path / "bin/lambdactl", tmp_path / "pipx/venvs/lambdactl/bin", fleet, expected)
+    smoke(tmp_path / "bin/lambdactl", tmp_path / "pipx/venvs/lambdactl/bin", fleet, expected, cluster)
 
 
-def test_the_collection(cache: dict[str, str], fleet: Path, expected: dict[str, object], tmp_path: Path) -> None:
+def test_the_collection(
+    cache: dict[str, str], fleet: Path, expected: dict[str, object], cluster: Sandbox, tmp_path: Path
+) -> None:
     """By a Python that has no lambdactl: the collection holds what its plugins need."""
     run(BIN / "ansible-galaxy", "collection", "build", "--output-path", tmp_path, cwd=ROOT)
     (archive,) = tmp_path.glob("*.tar.gz")
@@ -155,8 +183,18 @@ def test_the_collection(cache: dict[str, str], fleet: Path, expected: dict[str, 
     run(BIN / "uv", "pip", "install", "--python", tmp_path / "venv/bin/python", core, cwd=tmp_path, **cache)
     isolated = tmp_path / "venv/bin"
     assert inventory(isolated, config, source) == expected
-    listed = run(
-        isolated / "ansible-playbook", "-i", source, "lambdactl.lambdactl.facts", "--list-tasks",
-        cwd=tmp_path, ANSIBLE_CONFIG=str(config),
-    )  # fmt: skip
-    assert "Look at all hosts at once" in listed
+    node = cluster.fleet_file.with_name("node.lambda_fleet.yml")
+    node.write_text(f"plugin: lambdactl.lambdactl.lambda_fleet\nfleet: {cluster.fleet_file}\n")
+    facts = run(
+        isolated / "ansible-playbook", "-i", node, "lambdactl.lambdactl.facts", cwd=tmp_path, ANSIBLE_CONFIG=str(config)
+    )
+    assert shows_facts(facts), facts
+    told = run(
+        BIN / "ansible-doc",
+        "-t",
+        "inventory",
+        "lambdactl.lambdactl.lambda_fleet",
+        cwd=tmp_path,
+        ANSIBLE_CONFIG=str(config),
+    )
+    assert "Hosts of an SSH fleet file" in told or "Reads a fleet file" in told

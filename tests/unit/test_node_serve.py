@@ -296,6 +296,7 @@ def test_manifests_are_verified(bed: Bed) -> None:
     (folder / "good.json").write_text(json.dumps({"role": "good", "digest": "d1", "verify": good}))
     (folder / "bad.json").write_text(json.dumps({"role": "bad", "digest": "d1", "verify": bad}))
     (folder / "cut.json").write_text('{"role": "cut", "dig')
+    (folder / "begun.json").write_text('{"role": "begun", "digest": "", "paths_added": ["/x"], "verify": []}')
     (folder / "..json").write_text("{}")
     found = node.call("probe", roles={"good": "d1", "bad": "d1", "absent_role": "d"})["provisioned"]
     assert found["good"] == {"digest": "d1", "drift": [], "current": True}
@@ -303,7 +304,8 @@ def test_manifests_are_verified(bed: Bed) -> None:
     assert found["bad"]["current"] is False
     assert "package no-such-package-at-all is not installed" in found["bad"]["drift"]
     assert found["cut"] == {"digest": None, "drift": ["the manifest cannot be read"]}
-    assert set(found) == {"good", "bad", "cut"}
+    assert found["begun"] == {"digest": "", "drift": ["the role was interrupted before its end"]}
+    assert set(found) == {"good", "bad", "cut", "begun"}
     assert node.call("probe", roles={"good": "d2"})["provisioned"]["good"]["current"] is False
 
 

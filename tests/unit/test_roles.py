@@ -139,3 +139,14 @@ def test_no_package_of_a_role_is_a_driver_a_kernel_or_cuda() -> None:
         defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
         for name in defaults.get(f"{role}_packages", ()):
             assert not name.startswith(("nvidia", "cuda", "linux-image", "libnccl")), name
+
+
+def test_every_role_has_a_molecule_scenario_that_looks_at_what_it_did() -> None:
+    """Two small files a role: molecule/shared converges, repeats, checks, removes and compares for all of them."""
+    for role in sorted(path.parent.parent.name for path in (ROOT / "roles").glob("*/tasks/main.yml")):
+        scenario = ROOT / "molecule" / role / "molecule.yml"
+        assert scenario.is_file(), (
+            f"write {scenario.relative_to(ROOT)} and verify.yml beside it, as the other roles have"
+        )
+        assert yaml.safe_load(scenario.read_text())["ansible"]["playbooks"]["verify"] == "verify.yml"
+        assert scenario.with_name("verify.yml").is_file()

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ def load(path: str) -> ModuleType:
 manifests = load("manifest/module_utils/lambdactl_manifests.py")
 sys.modules["ansible.module_utils.lambdactl_manifests"] = manifests
 apt = load("manifest/library/lambdactl_apt.py")
+manifest_module = load("manifest/library/lambdactl_manifest.py")
 nodes = load("node_ssh/filter_plugins/lambdactl_nodes.py")
 check = load("node_ssh/library/lambdactl_ssh_check.py")
 
@@ -48,6 +49,16 @@ class TestManifest:
         assert content == {
             "role": "openmpi", "digest": "2", "packages_added": ["a", "b", "c"], "paths_added": ["/x"], "verify": [],
         }  # fmt: skip
+
+    def test_a_role_that_was_interrupted_leaves_what_to_remove(self, state_dir: Path) -> None:
+        manifest = manifests.Manifest("node_ssh")
+        module = SimpleNamespace(params={"paths_added": ["/x", "/y"]}, check_mode=False)
+        assert manifest_module.begin(module, manifest)["changed"]
+        assert not manifest_module.begin(module, manifest)["changed"]
+        assert (manifest.read()["digest"], manifest.read()["paths_added"]) == ("", ["/x", "/y"])
+        manifest.write(manifest.merged(digest="1", paths_added=["/x", "/y"]))
+        assert not manifest_module.begin(module, manifest)["changed"], "the next run finds all of it listed"
+        assert manifest.read()["digest"] == "1"
 
     def test_writing_the_same_again_changes_nothing(self, state_dir: Path) -> None:
         manifest = manifests.Manifest("runner")

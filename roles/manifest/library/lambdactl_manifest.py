@@ -10,11 +10,17 @@ short_description: Record what a role added to a node, or take exactly that away
 description:
   - With O(state=present) writes C(/var/lib/lambdactl/provisioned/<role>.json), the last step of every lambdactl role.
   - What an earlier run added stays listed, so that a removal is complete however often the role ran.
+  - With O(state=begun) only lists O(paths_added), before the role makes them, so that a removal is complete also when
+    the role does not come to its end. A manifest without a digest says that it did not.
   - With O(state=absent) removes the paths that the manifest names, then the manifest.
     Packages must be gone before (M(lambdactl_apt)); they are returned as RV(packages_added).
 options:
   role: {type: str, required: true, description: Name of the role.}
-  state: {type: str, choices: [present, absent], default: present, description: Write it, or undo what it names.}
+  state:
+    type: str
+    choices: [present, begun, absent]
+    default: present
+    description: Write it, list what will be added, or undo what it names.
   digest: {type: str, default: "", description: What was installed, see C(lambdactl.provision.digests).}
   paths_added:
     type: list
@@ -82,6 +88,16 @@ def write(module, manifest):
     return {"changed": changed, "diff": _diff(manifest.path, before, after), "packages_added": after["packages_added"]}
 
 
+def begin(module, manifest):
+    """state=begun"""
+    before = manifest.read()
+    after = manifest.merged(paths_added=module.params["paths_added"])
+    changed = before != after
+    if changed and not module.check_mode:
+        manifest.write(after)
+    return {"changed": changed, "diff": _diff(manifest.path, before, after), "packages_added": after["packages_added"]}
+
+
 def undo(module, manifest):
     """state=absent"""
     before = manifest.read()
@@ -107,7 +123,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "role": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "begun", "absent"], "default": "present"},
             "digest": {"type": "str", "default": ""},
             "paths_added": {"type": "list", "elements": "str", "default": []},
             "verify": {"type": "list", "elements": "dict", "default": []},
@@ -116,7 +132,7 @@ def main():
     )
     manifest = Manifest(module.params["role"])
     try:
-        result = (write if module.params["state"] == "present" else undo)(module, manifest)
+        result = {"present": write, "begun": begin, "absent": undo}[module.params["state"]](module, manifest)
     except OSError as error:
         module.fail_json(msg="The manifest %s cannot be kept: %s." % (manifest.path, error))
     module.exit_json(**result)

@@ -49,6 +49,7 @@ import socket  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+RUNNER = "/opt/lambdactl/runner.pyz"
 NODES = "/etc/lambdactl/nodes.json"
 # Interfaces that exist inside of one machine only: every node may have the same address there.
 VIRTUAL = re.compile(r"lo|docker|br-|virbr|lxc|veth|vnet|cni|flannel|cali|cilium|kube|podman|tun|tap")
@@ -141,6 +142,11 @@ def main():
     user = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name  # who logged in, as the probe sees it
     account = pwd.getpwnam(user)
     key = os.path.join(account.pw_dir, ".ssh", "lambdactl_ed25519")
+    if not module.check_mode and not os.path.exists(RUNNER):
+        module.fail_json(
+            msg="%s is missing, through which the logins of other nodes go. Remedy: Apply the role runner first."
+            % RUNNER
+        )
     try:
         changed = make_key(module, account, key)
     except OSError as error:
