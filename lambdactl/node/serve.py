@@ -146,7 +146,7 @@ def _forget(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_gone(run: str, patience: float = 10.0) -> bool:
-    """Whether the supervisor of a run that has ended goes within `patience` seconds: it tells of the end before it does."""
+    """Whether the supervisor of an ended run goes within `patience` seconds: it tells of the end before it does."""
     deadline = time.monotonic() + patience
     while state.is_alive(run):
         if time.monotonic() > deadline:
