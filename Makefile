@@ -21,7 +21,7 @@ lint: ## ruff, mypy --strict, ansible-lint (production profile)
 	@scripts/bootstrap unit
 	@scripts/lint
 
-molecule: ## a whole fleet, and the role runner alone, by Molecule, on one sandbox
+molecule: ## a whole fleet, and every role alone, by Molecule, on one sandbox
 	@scripts/bootstrap test
 	@scripts/molecule
 

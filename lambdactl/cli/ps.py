@@ -67,22 +67,14 @@ async def _run(fleets: Sequence[Fleet], option: str | None, *, all_runs: bool, w
 
         runs, problems, answered = await once()
         if as_json and not watch:
-            print_json(
-                {
-                    "runs": [{"fleet": fleet, **status.as_json()} for fleet, status in runs],
-                    "services": [{"fleet": fleet, **status.as_json()} for fleet, status in await services()],
-                    "unanswered": problems,
-                }
-            )
+            print_json(_document(runs, problems, await services()))
         elif as_json:
             while True:
-                print(
-                    json.dumps({"runs": [{"fleet": fleet, **status.as_json()} for fleet, status in runs]}), flush=True
-                )
+                print(json.dumps(_document(runs, problems, await services())), flush=True)
                 await asyncio.sleep(_INTERVAL)
                 runs, problems, answered = await once()
         elif watch:
-            await _watch(runs, once)
+            await _watch(runs, problems, once)
         else:
             print_services(await services(), all_services=all_runs)
             _print(runs)
@@ -91,21 +83,43 @@ async def _run(fleets: Sequence[Fleet], option: str | None, *, all_runs: bool, w
         return EXIT_OK if answered else EXIT_UNREACHABLE
 
 
-async def _watch(runs: list[tuple[str, RunStatus]], once: Any) -> None:
+def _document(
+    runs: list[tuple[str, RunStatus]], problems: dict[str, str], services: list[tuple[str, ServiceStatus]]
+) -> dict[str, Any]:
+    """What --json prints; docs/commands.md describes it."""
+    return {
+        "runs": [{"fleet": fleet, **status.as_json()} for fleet, status in runs],
+        "services": [{"fleet": fleet, **status.as_json()} for fleet, status in services],
+        "unanswered": problems,
+    }
+
+
+async def _watch(runs: list[tuple[str, RunStatus]], problems: dict[str, str], once: Any) -> None:
+    """Show the table again and again; hosts that do not answer are named when that changes."""
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     from lambdactl.cli.console import out
 
     if not sys.stdout.isatty():
+        told: dict[str, str] = {}
         while True:
             _print(runs)
+            for problem in (text for host, text in problems.items() if told.get(host) != text):
+                note(problem)
+            told = problems
             await asyncio.sleep(_INTERVAL)
-            runs, _problems, _answered = await once()
-    with Live(_table(runs), console=out(), auto_refresh=False) as live:
+            runs, problems, _answered = await once()
+
+    def shown() -> Group:
+        return Group(_table(runs), *(Text(problem) for problem in problems.values()))
+
+    with Live(shown(), console=out(), auto_refresh=False) as live:
         while True:
             await asyncio.sleep(_INTERVAL)
-            runs, _problems, _answered = await once()
-            live.update(_table(runs), refresh=True)
+            runs, problems, _answered = await once()
+            live.update(shown(), refresh=True)
 
 
 def _current(runs: list[tuple[str, RunStatus]]) -> list[tuple[str, RunStatus]]:
