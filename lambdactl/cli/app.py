@@ -432,7 +432,9 @@ def sandbox_up(
         typer.Option("--workers", metavar="N", help="How many workers (default: 2, or as many as there are)."),
     ] = None,
     name: NameOption = "default",
-    base: Annotated[str, typer.Option("--base", help="Base image: auto, registry or debootstrap.")] = "auto",
+    base: Annotated[
+        str, typer.Option("--base", help="Base image: auto, registry, debootstrap, or one by name (ubuntu:24.04).")
+    ] = "auto",
 ) -> None:
     """Bring the sandbox up, or repair it."""
     from lambdactl.cli import sandbox as command

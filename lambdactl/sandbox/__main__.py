@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=("up", "status", "down"))
     parser.add_argument("--name", default="default")
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--base", choices=("auto", "registry", "debootstrap"), default="auto")
+    parser.add_argument("--base", default="auto")
     options = parser.parse_args(argv)
     try:
         return _run(options)

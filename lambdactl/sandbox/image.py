@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from lambdactl import content
 from lambdactl.errors import SpecError
@@ -20,7 +19,9 @@ from lambdactl.sandbox import debootstrap
 from lambdactl.sandbox.docker import LABEL, DockerError, docker, last_line
 from lambdactl.sandbox.model import Progress, SandboxError
 
-Base = Literal["auto", "registry", "debootstrap"]
+BASES = ("auto", "registry", "debootstrap")
+Base = str
+"""One of BASES, or an image's name with its tag, such as ``ubuntu:24.04``."""
 
 Source = tuple[str, Callable[[Progress], None]]
 """A base image's name, and what gets it."""
@@ -28,6 +29,7 @@ Source = tuple[str, Callable[[Progress], None]]
 REGISTRY_IMAGE = "debian:12"
 REPOSITORY = "lambdactl-sandbox"
 BUILD_TIMEOUT = 900.0
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9._-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -48,16 +50,22 @@ def ensure(base: Base, progress: Progress) -> str:
 
     Args:
         base: where the base image comes from. ``auto`` takes what is built already, else the registry where one
-            answers, else debootstrap.
+            answers, else debootstrap. Another image is pulled by its name; Debian's and Ubuntu's serve.
         progress: called with one line per step.
 
     Raises:
         SandboxError, DockerError: it cannot be built; the message says why and what to do.
+        SpecError: `base` is none of these.
     """
     sources: dict[str, Source] = {
-        "registry": (REGISTRY_IMAGE, _pull),
+        "registry": (REGISTRY_IMAGE, _pull(REGISTRY_IMAGE)),
         "debootstrap": (debootstrap.tag(), debootstrap.make),
     }
+    if base not in BASES:
+        if not _IMAGE.fullmatch(base):
+            known = ", ".join(BASES)
+            raise SpecError(f"--base {base!r} is neither {known}, nor an image with its tag, such as ubuntu:24.04.")
+        sources = {base: (base, _pull(base))}
     folder = content.path("sandbox")
     wanted = {name: f"{REPOSITORY}:{content_hash(folder, sources[name][0])}" for name in sources}
     choices = list(sources) if base == "auto" else [base]
@@ -140,14 +148,19 @@ def registry_answers(url: str = "https://registry-1.docker.io/v2/", timeout: flo
         return False
 
 
-def _pull(progress: Progress) -> None:
-    progress(f"pulling the base image {REGISTRY_IMAGE}")
-    done = docker("pull", "--quiet", REGISTRY_IMAGE, timeout=300, check=False)
-    if done.returncode != 0:
-        raise SandboxError(
-            f"The base image {REGISTRY_IMAGE} cannot be pulled: {last_line(done.stderr)}.",
-            remedy="Use --base debootstrap to make one from this machine's own mirror.",
-        )
+def _pull(image: str) -> Callable[[Progress], None]:
+    """What pulls this image."""
+
+    def pull(progress: Progress) -> None:
+        progress(f"pulling the base image {image}")
+        done = docker("pull", "--quiet", image, timeout=300, check=False)
+        if done.returncode != 0:
+            raise SandboxError(
+                f"The base image {image} cannot be pulled: {last_line(done.stderr)}.",
+                remedy="Use --base debootstrap to make one from this machine's own mirror.",
+            )
+
+    return pull
 
 
 def _build(folder: Path, base_image: str, tag: str, progress: Progress) -> None:

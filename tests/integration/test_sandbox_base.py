@@ -68,6 +68,17 @@ def test_a_registry_that_answers_gives_the_base(architecture: str, use: Use) -> 
     assert len(said) == 2
 
 
+def test_an_image_by_its_name(architecture: str, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--base ubuntu:24.04` names one."""
+    said: list[str] = []
+    with FakeRegistry(architecture) as registry:
+        use(registry)
+        monkeypatch.setattr(image, "REGISTRY_IMAGE", "debian:12")
+        tag = image.ensure(registry.image, said.append)
+    assert said[0] == f"pulling the base image {registry.image}"
+    assert image.exists(tag)
+
+
 def test_a_registry_that_refuses_is_told_and_the_mirror_serves(architecture: str, use: Use) -> None:
     said: list[str] = []
     with FakeRegistry(architecture, refuse=True) as registry:

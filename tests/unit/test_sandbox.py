@@ -223,3 +223,9 @@ def test_shell_scripts_parse() -> None:
         shell = script.read_text().splitlines()[0].rpartition("/")[2].rpartition(" ")[2]
         assert shutil.which(shell), script
         subprocess.run([shell, "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("base", ["ubuntu", "--privileged:1", "a b:1", ""])
+def test_a_base_that_is_no_image_is_refused(base: str) -> None:
+    with pytest.raises(SpecError, match="is neither auto, registry, debootstrap, nor an image with its tag"):
+        image.ensure(base, print)
