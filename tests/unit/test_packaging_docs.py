@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,14 @@ def test_every_command_and_role_is_in_its_reference() -> None:
     assert "\n    lambdactl stop [OPTIONS] RUN\n" in commands
     for role in (ROOT / "roles").glob("*/meta/argument_specs.yml"):
         assert f"\n## {role.parts[-3]}\n" in roles
+
+
+def test_every_command_is_in_the_readme() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Every command")[2].partition("\n## ")[0]
+    (first, *_) = pages().values()
+    commands = {line.split()[2] for line in first.splitlines() if line.startswith("## lambdactl ")}
+    assert len(commands) > 15
+    assert [name for name in sorted(commands) if not re.search(rf"`{name}[ `]", table)] == []
 
 
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
