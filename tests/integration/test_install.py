@@ -20,7 +20,7 @@ import pytest
 
 from lambdactl import sandbox as sandboxes
 from lambdactl.sandbox import Sandbox
-from tests.integration.conftest import ROOT, _up
+from tests.integration.conftest import ROOT, STACK, _up
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(900)]
 
@@ -80,8 +80,8 @@ def expected(fleet: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def cluster(engine: None) -> Iterator[Sandbox]:
-    """One worker behind a jump host; the facts playbook changes nothing there."""
-    made = _up(workers=1)
+    """One worker behind a jump host."""
+    made = _up(workers=1, packages=STACK)
     yield made
     sandboxes.down(made.name)
 
@@ -132,12 +132,41 @@ def test_editable_checkout(fleet: Path, cluster: Sandbox) -> None:
     assert shows_facts(facts), facts
 
 
-def test_pip_install(
-    wheel: Path, cache: dict[str, str], fleet: Path, expected: dict[str, object], cluster: Sandbox, tmp_path: Path
-) -> None:
-    run(BIN / "uv", "venv", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path, **cache)
-    run(BIN / "uv", "pip", "install", "--python", tmp_path / "venv/bin/python", wheel, cwd=tmp_path, **cache)
-    smoke(tmp_path / "venv/bin/lambdactl", tmp_path / "venv/bin", fleet, expected, cluster)
+@pytest.fixture(scope="module")
+def installed(wheel: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of an environment into which the wheel was installed by pip."""
+    folder = tmp_path_factory.mktemp("pip")
+    run(BIN / "uv", "venv", "--python", sys.executable, folder / "venv", cwd=folder, **cache)
+    run(BIN / "uv", "pip", "install", "--python", folder / "venv/bin/python", wheel, cwd=folder, **cache)
+    return folder / "venv/bin"
+
+
+def test_pip_install(installed: Path, fleet: Path, expected: dict[str, object], cluster: Sandbox) -> None:
+    smoke(installed / "lambdactl", installed, fleet, expected, cluster)
+
+
+def test_every_playbook_of_an_installed_wheel(installed: Path, cluster: Sandbox, tmp_path: Path) -> None:
+    """A cluster's life by plain playbooks, with nothing of the checkout; validate only says what it would do."""
+    task = tmp_path / "t.dstack.yml"
+    task.write_text("type: task\nname: whl\ncommands: ['echo from {{ 7*7 }}']\n")
+    steps = {
+        "provision": [],
+        "doctor": ["-e", "doctor_report_only=true"],
+        "run_task": ["-e", f"task_file={task}"],
+        "stop_run": ["-e", "run_name=whl"],
+        "validate": ["--check"],
+        "teardown": [],
+        "facts": [],
+    }
+    said = {}
+    for name, options in steps.items():
+        argv = [installed / "lambdactl", "playbook", "run", name, "--", "-i", cluster.fleet_file, *options]
+        said[name] = run(*argv, cwd=tmp_path, PATH="/usr/bin:/bin")
+        assert "failed=0" in said[name], said[name]
+    assert "from {{ 7*7 }}" in said["run_task"]
+    listed = run(installed / "lambdactl", "playbook", "list", cwd=tmp_path).splitlines()[1:]
+    assert sorted(line.split()[0] for line in listed) == sorted(steps)
+    assert cluster.exec("worker-0", "ls -d /opt/lambdactl /var/lib/lambdactl /etc/lambdactl").stdout == ""
 
 
 def test_uv_tool_install(
