@@ -154,8 +154,9 @@ def metadata(run: KubeRun, name: str, owner: Mapping[str, Any] | None) -> dict[s
     """Metadata of an object that goes when its owner (the Job) goes."""
     result: dict[str, Any] = {"name": name, "labels": run.labels}
     if owner is not None:
+        # Without blockOwnerDeletion, which some clusters let only those set who may change the owner's finalizers.
         reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["name"], "uid": owner["uid"]}
-        result["ownerReferences"] = [reference | {"controller": False, "blockOwnerDeletion": True}]
+        result["ownerReferences"] = [reference]
     return result
 
 

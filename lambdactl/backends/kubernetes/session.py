@@ -22,7 +22,9 @@ _PROGRESS = {
     "Pulled": "has its image",
     "Scheduled": "is being prepared",
 }
-_NOTHING_NEW = frozenset({"Created", "Started", "Killing", "BackOff", "Failed", "FailedScheduling", "Unhealthy"})
+_NOTHING_NEW = frozenset(
+    {"Created", "Started", "Killing", "BackOff", "Failed", "FailedScheduling", "Unhealthy", "MissingClusterDNS"}
+)
 
 
 class RunSession:

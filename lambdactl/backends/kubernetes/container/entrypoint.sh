@@ -14,6 +14,8 @@ lambdactl_run=$lambdactl_base/run
 lambdactl_path=${PATH-}
 PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 umask 077
+# Line ends as the commands write them; container runtimes see to that, not all of them.
+[ ! -t 1 ] || stty -onlcr <&1 2>/dev/null
 # shellcheck source=/dev/null
 . "$lambdactl_base/bin/settings"
 lambdactl_rank=${LAMBDACTL_RANK:-${JOB_COMPLETION_INDEX:-0}}
