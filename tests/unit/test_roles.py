@@ -141,8 +141,8 @@ def test_no_package_of_a_role_is_a_driver_a_kernel_or_cuda() -> None:
             assert not name.startswith(("nvidia", "cuda", "linux-image", "libnccl")), name
 
 
-# No scenario yet; tests/integration/test_containers.py converges it, repeats that and removes it on a sandbox.
-WITHOUT_SCENARIO = {"container_engine"}
+# No scenario yet; tests/integration/test_containers.py and test_services.py have these roles on a sandbox.
+WITHOUT_SCENARIO = {"container_engine", "ingress"}
 
 
 def test_every_role_has_a_molecule_scenario_that_looks_at_what_it_did() -> None:
