@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lambdactl.cli.console import note
-from lambdactl.cli.select import kubernetes_fleet
+from lambdactl.cli.kube_runs import candidates
 from lambdactl.errors import LambdactlError, SpecError
-from lambdactl.state import FleetRecord, State, state_dir
+from lambdactl.state import state_dir
 
 if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.config import Target
@@ -33,8 +32,7 @@ def run(key: str, command: Sequence[str], fleet_option: str | None, rank: int | 
     Raises:
         SpecError: there is no such run, and it cannot be a host either.
     """
-    with State() as state:
-        targets, certain = _targets(key, fleet_option, state)
+    targets, certain = _targets(key, fleet_option)
     if not targets:
         return None
     rank, command = _rank(rank, list(command))
@@ -56,26 +54,11 @@ def run(key: str, command: Sequence[str], fleet_option: str | None, rank: int | 
         raise SpecError("the ssh program was not found; install OpenSSH's client.") from None
 
 
-def _targets(key: str, option: str | None, state: State) -> tuple[list[Target], bool]:
+def _targets(key: str, option: str | None) -> tuple[list[Target], bool]:
     """The clusters that may have the run, and whether it cannot be a host of an SSH fleet."""
-    if option or os.environ.get("LAMBDACTL_FLEET"):
-        named = kubernetes_fleet(option, state)
-        return ([] if named is None else list(named.targets)), named is not None
-    run = state.run(key)
-    record = state.fleet(run.fleet_id) if run is not None else None
-    records = state.fleets() if record is None else [record]
-    kubernetes = [record for record in records if _is_kubernetes(record)]
-    found: dict[tuple[str, str], Target] = {}
-    for known in kubernetes:
-        fleet = kubernetes_fleet(known.id, state)
-        found |= {(target.name, target.namespace): target for target in (fleet.targets if fleet else ())}
-    return list(found.values()), bool(kubernetes) and len(kubernetes) == len(records)
-
-
-def _is_kubernetes(record: FleetRecord) -> bool:
-    with contextlib.suppress(SpecError):
-        return record.spec.ssh_config is None
-    return False
+    fleets, certain = candidates(key, option)
+    found = {(target.name, target.namespace): target for fleet in fleets for target in fleet.targets}
+    return list(found.values()), certain
 
 
 def _rank(rank: int | None, command: list[str]) -> tuple[int, list[str]]:

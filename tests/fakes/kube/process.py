@@ -24,6 +24,7 @@ from . import downward, terminal
 from .events import Events
 from .jobs import ENDED
 from .kubelet import Kubelet, container_status, set_conditions
+from .nodeports import NodePorts, port_number
 from .podnet import NetworkTrouble, PodNetwork, run
 from .podroot import NotYet, Volumes, environment, prepare_volumes, refresh, script
 from .server import ApiServer
@@ -102,7 +103,7 @@ class ProcessKubelet(Kubelet):
         self._own_root = root is None
         self.network = PodNetwork()
         self.pods: dict[str, _Pod] = {}
-        self._proxies: dict[int, asyncio.Server] = {}
+        self._node_ports = NodePorts(self.store, self.connect)
         self._tasks: set[asyncio.Future[None]] = set()
         self._stale = False
         self.store.listeners.append(self._hear)
@@ -123,12 +124,7 @@ class ProcessKubelet(Kubelet):
                 for volume in pod["spec"].get("volumes") or []:
                     if "downwardAPI" in volume:
                         downward.write(pod, volume, mine.volumes.paths[volume["name"]])
-        for service in self.store.all("services"):
-            for port in service["spec"].get("ports") or []:
-                number = port.get("nodePort")
-                if number and number not in self._proxies:
-                    self._proxies[number] = None  # type: ignore[assignment]  # held until it listens
-                    self._spawn(self._proxy(copy.deepcopy(service), port))
+        self._node_ports.step()
 
     def start(self, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
@@ -358,7 +354,7 @@ class ProcessKubelet(Kubelet):
             return (await self.execute(pod, probe["exec"]["command"], b""))[0] == 0
         port = (probe.get("tcpSocket") or probe.get("httpGet") or {}).get("port", 0)
         try:
-            _, writer = await self.connect(pod, _number(pod, port))
+            _, writer = await self.connect(pod, port_number(pod, port))
         except OSError:
             return False
         writer.close()
@@ -384,22 +380,6 @@ class ProcessKubelet(Kubelet):
         fresh = self._fresh(pod)
         return await asyncio.open_connection(fresh["status"].get("podIP") or "0.0.0.0", port)
 
-    async def _proxy(self, service: Object, port: Object) -> None:
-        """A NodePort: this machine's loopback port leads to a ready pod of the Service."""
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                pod = next(p for p in self.store.all("pods", service["metadata"]["namespace"]) if _serves(p, service))
-                number = _number(pod, port.get("targetPort", port["port"]))
-                other_reader, other_writer = await self.connect(pod, number)
-            except (StopIteration, OSError):
-                writer.close()
-                return
-            await asyncio.gather(_pump(reader, other_writer), _pump(other_reader, writer))
-
-        with contextlib.suppress(OSError):
-            self._proxies[port["nodePort"]] = await asyncio.start_server(serve, "127.0.0.1", port["nodePort"])
-
     async def close(self) -> None:
         for mine in list(self.pods.values()):
             for one in mine.containers.values():
@@ -409,32 +389,7 @@ class ProcessKubelet(Kubelet):
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError, Exception):
                         await task
-        for proxy in self._proxies.values():
-            if proxy is not None:
-                proxy.close()
+        self._node_ports.close()
         await self.network.close()
         if self._own_root:
             shutil.rmtree(self.root, ignore_errors=True)
-
-
-def _serves(pod: Object, service: Object) -> bool:
-    labels = pod["metadata"].get("labels") or {}
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
-    return ready and all(labels.get(k) == v for k, v in (service["spec"].get("selector") or {}).items())
-
-
-def _number(pod: Object, port: object) -> int:
-    """A port by number, or by its name in the pod."""
-    for container in pod["spec"]["containers"]:
-        for found in container.get("ports") or []:
-            if found.get("name") == port:
-                return int(found["containerPort"])
-    return int(str(port))
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
