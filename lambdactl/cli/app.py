@@ -10,6 +10,7 @@ import typer
 
 from lambdactl.cli.backend import backend_app
 from lambdactl.cli.nccl import nccl_app
+from lambdactl.cli.secret import secret_app
 
 app = typer.Typer(
     name="lambdactl",
@@ -29,6 +30,7 @@ app.add_typer(run_app, name="run")
 app.add_typer(playbook_app, name="playbook")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(nccl_app, name="nccl")
+app.add_typer(secret_app, name="secret")
 
 
 def complete_runs(incomplete: str) -> list[str]:
@@ -71,6 +73,12 @@ SinceOption = Annotated[
     str | None,
     typer.Option("--since", metavar="TIME", help="Only what was written since: 30s, 10m, 2h, or 2026-11-23T08:00."),
 ]
+PortsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p", "--port", metavar="[LOCAL:]REMOTE", help="Forward a port of rank 0 to here; '*' is any free one."
+    ),
+]
 LogDirOption = Annotated[
     Path | None, typer.Option("--log-dir", metavar="DIR", help="Also write byte-complete logs to DIR/rank-N.log.")
 ]
@@ -94,6 +102,9 @@ def _root(
 
 @app.command()
 def apply(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGUMENT...]", help="Task: what ${{ run.args }} stands for.")
+    ] = None,
     file: FileOption = None,
     yes: YesOption = False,
     detach: Annotated[
@@ -126,6 +137,19 @@ def apply(
     ready_timeout: Annotated[
         str, typer.Option("--ready-timeout", metavar="TIME", help="Service: how long an updated replica may take.")
     ] = "10m",
+    ports: PortsOption = None,
+    cpu: Annotated[
+        str | None, typer.Option("--cpu", metavar="CORES", help="In the place of the file's: 8, 4..")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="SPEC", help="In the place of the file's: H100:8.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="In the place of the file's.")] = None,
+    disk: Annotated[str | None, typer.Option("--disk", metavar="SIZE", help="In the place of the file's.")] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="A profile of .dstack/profiles.yml.")
+    ] = None,
+    no_profile: Annotated[bool, typer.Option("--no-profile", help="Not even the default profile.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Fleet: a dry run by Ansible's check mode, with the diff.")
     ] = False,
@@ -151,6 +175,8 @@ def apply(
                 engine=engine, pull_timeout=pull_timeout,
                 wait=wait, keep=keep,
                 ingress=ingress, ready_timeout=ready_timeout,
+                ports=tuple(ports or ()), arguments=tuple(arguments or ()),
+                cpu=cpu, gpu=gpu, memory=memory, disk=disk, profile=profile, no_profile=no_profile,
             ),
         )
     )  # fmt: skip
@@ -209,11 +235,16 @@ def attach(
     fleet: FleetOption = None,
     log_dir: LogDirOption = None,
     yes: YesOption = False,
+    ports: PortsOption = None,
 ) -> None:
     """Follow a run again, from any machine that has the fleet file; ends with the run's exit code."""
     from lambdactl.cli import attach as command
 
-    sys.exit(command.run(run, fleet, rank=rank, all_ranks=all_ranks, since=since, log_dir=log_dir, yes=yes))
+    sys.exit(
+        command.run(
+            run, fleet, rank=rank, all_ranks=all_ranks, since=since, log_dir=log_dir, yes=yes, ports=tuple(ports or ())
+        )
+    )
 
 
 @app.command()

@@ -27,6 +27,14 @@ class Options:
     log_dir: Path | None = None
     ingress: str | None = None
     ready_timeout: str = "10m"
+    ports: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    cpu: str | None = None
+    gpu: str | None = None
+    memory: str | None = None
+    disk: str | None = None
+    profile: str | None = None
+    no_profile: bool = False
     check: bool = False
     force: bool = False
     engine: str = "auto"
@@ -45,6 +53,9 @@ def run(file: str | None, options: Options) -> int:
         from lambdactl.cli import apply_fleet
 
         return apply_fleet.run(parsed, path, options)
+    from lambdactl.cli.run_options import effective
+
+    parsed = effective(parsed, options)
     if isinstance(parsed, spec.TaskSpec):
         from lambdactl.cli import apply_task
 

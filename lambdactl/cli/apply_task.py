@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import spec
-from lambdactl.cli import kube_runs
+from lambdactl.cli import delivery, kube_runs, scheduling
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.cli.following import follow_to_end
@@ -17,10 +17,12 @@ from lambdactl.cli.select import choose_fleet
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.play import play
+from lambdactl.run import ports, schedule
 from lambdactl.run.container import check_engine
 from lambdactl.run.control import take_back
 from lambdactl.run.nodes import error_of
-from lambdactl.run.plan import Overrides, RunPlan, make_plan
+from lambdactl.run.plan import Overrides, RunPlan, job_specs, make_plan
+from lambdactl.run.ports import forwarded
 from lambdactl.run.sessions import ServeSessions
 from lambdactl.run.submit import write_plan_file
 from lambdactl.run.survey import Survey, survey
@@ -58,12 +60,14 @@ def _overrides(options: Options) -> Overrides:
         node_timeout=float(node_timeout),
         container_engine=check_engine(options.engine, name="--engine"),
         pull_timeout=spec.parse_duration(options.pull_timeout) if options.pull_timeout is not None else None,
+        args=options.arguments,
     )
 
 
 async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, options: Options, dev: DevRun | None) -> int:
     from lambdactl.transport import open_transport
 
+    content = await delivery.collect_content(task)
     async with open_transport(fleet) as connections:
         transport = ServeSessions(connections)
         seen = await survey(transport, fleet)
@@ -72,38 +76,50 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
         if dev is not None and (status := dev.running(overrides.name or task.name, seen)) is not None:
             return await dev.again(status, fleet, seen, transport)
         _refuse_same_name(overrides.name or task.name, seen)
-        plan = make_plan(task, fleet, seen.views, overrides)
+        plan = make_plan(task, fleet, schedule.idle(seen.views) if task.schedule else seen.views, overrides, content)
         plan = plan if dev is None else dev.planned(plan)
+        local_ports = [] if options.detach else ports.choose(_wanted_ports(plan, options))
         _show(plan, [] if dev is None else dev.rows)
         if not confirm(f"Run {plan.run_name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
+        if task.schedule is not None:
+            return await scheduling.hand_over(plan, transport)
         if dev is not None:
             dev.ready(fleet, seen)
         try:
+            await delivery.deliver_content(transport, plan)
             await _submit(plan, fleet, transport)
         except (asyncio.CancelledError, Interrupted):
             await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
             raise Interrupted(f"interrupted; {plan.run_name} was not started.") from None
         note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
         if dev is not None:
-            return await dev.stay(plan, fleet, transport)
+            async with forwarded(transport, local_ports, note):
+                return await dev.stay(plan, fleet, transport)
         if options.detach:
             note(f"Follow it with: lambdactl attach {plan.run_name}")
             return EXIT_OK
         hosts = {node.rank: node.name for node in plan.nodes}
-        code = await follow_to_end(
-            transport,
-            plan.run_id,
-            plan.run_name,
-            hosts,
-            ranks=sorted(hosts) if options.all_ranks else [0],
-            log_dir=options.log_dir,
-            stop_when_interrupted=True,
-            hardware=_hardware(plan, seen),
-            images=plan.container is not None,
-        )
+        async with forwarded(transport, local_ports, note):
+            code = await follow_to_end(
+                transport,
+                plan.run_id,
+                plan.run_name,
+                hosts,
+                ranks=sorted(hosts) if options.all_ranks else [0],
+                log_dir=options.log_dir,
+                stop_when_interrupted=True,
+                hardware=_hardware(plan, seen),
+                images=plan.container is not None,
+            )
     _remember(plan, state="ended", exit_code=code)
     return code
+
+
+def _wanted_ports(plan: RunPlan, options: Options) -> list[ports.Port]:
+    jobs = job_specs(plan)
+    ranks = [{"rank": n.rank, "node": n.name, "ports": jobs[n.name]["ports"]} for n in plan.nodes]
+    return ports.wanted(ranks, options.ports)
 
 
 def _hardware(plan: RunPlan, seen: Survey) -> Hardware | str:
@@ -177,6 +193,7 @@ def _show(plan: RunPlan, more: list[tuple[str, object]]) -> None:
         ("Startup order", task.startup_order),
         ("Stop criteria", task.stop_criteria),
         ("Max duration", "off" if plan.max_duration is None else duration(plan.max_duration)),
+        *delivery.rows(plan.content),
         *more,
     ]
     print_table(("FIELD", "VALUE"), rows, to=err())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from lambdactl.cli import dev_alias, dev_session, kube_runs, services
+from lambdactl.cli.console import note
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.cli.following import follow_to_end
 from lambdactl.cli.logs import parse_since, ranks_wanted
+from lambdactl.run.ports import choose, forwarded, wanted
 
 
 def run(
@@ -20,8 +23,12 @@ def run(
     since: str | None,
     log_dir: Path | None,
     yes: bool = False,
+    ports: Sequence[str] = (),
 ) -> int:
-    """Follow a run until its end, with the run's exit code; a service is reached on a local port until Ctrl-C."""
+    """Follow a run until its end, with its ports forwarded meanwhile; the exit code is the run's.
+
+    A service is reached on a local port until Ctrl-C.
+    """
     code = services.attach(key, fleet)
     if code is not None:
         return code
@@ -34,18 +41,20 @@ def run(
                 moment = parse_since(since)
                 return await kube_runs.follow_to_end(backend, ref, ranks=ranks, since=moment, log_dir=log_dir)
         async with found_run(key, fleet) as found:
-            if found.status.dev is not None and not found.status.final:
-                return await _to_dev_environment(found, parse_since(since), log_dir, yes=yes)
-            return await follow_to_end(
-                found.transport,
-                found.status.run_id,
-                found.status.name,
-                found.hosts,
-                ranks=ranks_wanted(found.status, found.hosts, rank, all_ranks=all_ranks),
-                since=parse_since(since),
-                log_dir=log_dir,
-                images=found.status.state == "pulling",
-            )
+            local = [] if found.status.final else choose(wanted(found.status.ranks, ports))
+            async with forwarded(found.transport, local, note):
+                if found.status.dev is not None and not found.status.final:
+                    return await _to_dev_environment(found, parse_since(since), log_dir, yes=yes)
+                return await follow_to_end(
+                    found.transport,
+                    found.status.run_id,
+                    found.status.name,
+                    found.hosts,
+                    ranks=ranks_wanted(found.status, found.hosts, rank, all_ranks=all_ranks),
+                    since=parse_since(since),
+                    log_dir=log_dir,
+                    images=found.status.state == "pulling",
+                )
 
     return asyncio.run(body())
 

@@ -69,8 +69,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, to:
 
 
 STATE_STYLES = {
-    "done": "green", "running": "cyan", "starting": "cyan", "pulling": "cyan", "reserved": "yellow",
-    "stopping": "yellow", "failed": "bold red", "stopped": "yellow", "unknown": "magenta",
+    "done": "green", "running": "cyan", "starting": "cyan", "pulling": "cyan", "scheduled": "cyan",
+    "reserved": "yellow", "stopping": "yellow", "failed": "bold red", "stopped": "yellow", "unknown": "magenta",
     "ready": "green", "busy": "cyan", "new": "yellow", "outdated": "yellow", "unreachable": "bold red",
 }  # fmt: skip
 

@@ -6,12 +6,24 @@ import asyncio
 
 from lambdactl.cli import dev_alias, kube_runs, services
 from lambdactl.cli.console import confirm, note
-from lambdactl.cli.finding import found_run
+from lambdactl.cli.finding import Found, found_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
+from lambdactl.run import schedule
 from lambdactl.run.control import stop_run, wait_ended
+from lambdactl.run.status import fetch_runs
 
 # Beyond the grace time that the nodes give the processes themselves.
 _PATIENCE = 60.0
+
+
+async def _unschedule(found: Found, hosts: list[str], *, yes: bool) -> bool:
+    """Remove the schedule that a run comes from, when there is one."""
+    runs, _ = await fetch_runs(found.transport, hosts)
+    if not any(status.state == "scheduled" and status.name == found.status.name for status in runs):
+        return False
+    if not confirm(f"Start {found.status.name} no more at its times?", yes=yes):
+        return False
+    return await schedule.remove(found.transport, hosts, found.status.name)
 
 
 def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
@@ -26,6 +38,15 @@ def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
                 return await kube_runs.stop(*kubernetes, abort=abort, yes=yes)
         async with found_run(key, fleet) as found:
             status = found.status
+            names = [host.name for host in found.fleet.hosts]
+            if status.state == "scheduled":
+                if not confirm(f"Start {status.name} no more at its times?", yes=yes):
+                    return EXIT_FAILED
+                await schedule.remove(found.transport, names, status.name)
+                note(f"the schedule of {status.name} is removed.")
+                return EXIT_OK
+            if key == status.name and await _unschedule(found, names, yes=yes):
+                note(f"the schedule of {status.name} is removed.")
             if status.final:
                 dev_alias.forget([status.run_id])
                 note(f"{status.name} has already ended ({status.state}).")

@@ -93,6 +93,36 @@ def _service(args: list[str]) -> int:
     return main(args)
 
 
+def _prepare(args: list[str]) -> int:
+    from .prepare import main
+
+    return main(args)
+
+
+def _receive(args: list[str]) -> int:
+    from .transfer import receive
+
+    return receive(args)
+
+
+def _push(args: list[str]) -> int:
+    from .transfer import push
+
+    return push(args)
+
+
+def _enter_volumes(args: list[str]) -> int:
+    from .shell import enter_volumes
+
+    return enter_volumes(args)
+
+
+def _scheduled(args: list[str]) -> int:
+    from .schedule import main
+
+    return main(args)
+
+
 VERBS = {
     "serve": _serve,
     "logs": _logs,
@@ -106,6 +136,11 @@ VERBS = {
     "land": _land,
     **{name: _container(name) for name in ("container-prepare", "container-run", "enter")},
     "service": _service,
+    "prepare": _prepare,
+    "receive": _receive,
+    "push": _push,
+    "enter-volumes": _enter_volumes,
+    "scheduled": _scheduled,
 }
 
 

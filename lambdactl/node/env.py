@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 
-from . import lease, paths
+from . import lease, paths, places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,14 +48,6 @@ def write_hostfile(job: Job) -> None:
     paths.write_atomic(hostfile_path(job.run_id), text.encode(), 0o644)
 
 
-def working_dir(job: Job, user: User) -> str:
-    """The absolute working directory; `~` and relative paths start at the user's home."""
-    wanted = job.working_dir or "~"
-    if wanted == "~" or wanted.startswith("~/"):
-        wanted = user.home + wanted[1:]
-    return os.path.normpath(os.path.join(user.home, wanted))
-
-
 def login_environment() -> dict[str, str]:
     """What a login on this node starts from: /etc/environment, as PAM reads it."""
     found = {"PATH": DEFAULT_PATH}
@@ -67,14 +59,14 @@ def login_environment() -> dict[str, str]:
     return found
 
 
-def dstack_variables(job: Job, directory: str) -> dict[str, str]:
+def dstack_variables(job: Job, directory: str, repo_dir: str | None = None) -> dict[str, str]:
     """The 13 variables that dstack documents, and DSTACK_NODE_IP."""
     return {
         "DSTACK_RUN_ID": job.run_id,
         "DSTACK_JOB_ID": str(uuid.uuid5(uuid.UUID(job.run_id), str(job.rank))),
         "DSTACK_RUN_NAME": job.run_name,
         "DSTACK_REPO_ID": job.repo_id,
-        "DSTACK_REPO_DIR": job.repo_dir or directory,
+        "DSTACK_REPO_DIR": job.repo_dir or repo_dir or directory,
         "DSTACK_WORKING_DIR": directory,
         "DSTACK_NODES_IPS": "\n".join(node.ip for node in job.nodes),
         "DSTACK_MASTER_NODE_IP": job.nodes[0].ip,
@@ -112,7 +104,7 @@ def environment(job: Job, user: User) -> dict[str, str]:
         **{name: value for name, value in network.items() if value},
         **dict.fromkeys(MPI_AS_ROOT, "1"),
         **_visible_gpus(job),
-        **dstack_variables(job, working_dir(job, user)),
+        **dstack_variables(job, places.working_dir(job, user), places.repo_dir(job, user)),
         RUN_VARIABLE: job.run_id,
         **job.env,
     }

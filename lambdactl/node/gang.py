@@ -81,11 +81,13 @@ class Gang:
 
     def _prepared(self, rank: int) -> bool:
         value = self._ranks[rank]
-        return rank in self._lost or (value is not None and value["state"] != "pulling")
+        if rank in self._lost or value is None:
+            return rank in self._lost
+        return value["state"] in STARTED or (value["state"] != "pulling" and bool(value.get("prepared")))
 
     def may_start(self, rank: int) -> bool:
-        """Whether the startup order lets this rank's commands start; in containers not before all have theirs."""
-        if self._job.container is not None and not all(map(self._prepared, range(len(self._ranks)))):
+        """Whether all ranks have what they need and the startup order lets this rank's commands start."""
+        if self._job.gated and not all(map(self._prepared, range(len(self._ranks)))):
             return False
         order = self._job.startup_order
         if order == "master-first" and rank:

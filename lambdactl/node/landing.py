@@ -160,7 +160,13 @@ def session(args: list[str]) -> int:
         name = (value or {}).get("run_name", run)
         reason = (value or {}).get("message") or (value or {}).get("reason") or "nothing is known of it here"
         raise NodeError("not-found", f"{name} does not run on this node any more: {reason}")
-    return _stay() if len(args) == 1 else _serve(run, str(answer["user"]))
+    if len(args) == 1:
+        return _stay()
+    if answer.get("inside"):
+        from . import volumes
+
+        volumes.join(int(answer["inside"]))
+    return _serve(run, str(answer["user"]))
 
 
 def _stay() -> int:

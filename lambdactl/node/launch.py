@@ -12,6 +12,7 @@ import struct
 import termios
 import tty
 
+from . import paths
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 TERMINAL_SIZE = (24, 80)
+INLINE_SCRIPT = 100_000  # bytes; one argument holds 128 KiB at most (MAX_ARG_STRLEN)
 
 
 class User:
@@ -48,6 +50,28 @@ def find_user(text: str) -> User:
         raise NodeError("start-failed", f"group {group!r} does not exist on this node") from None
 
 
+def known_uids(*names: str) -> set[int]:
+    """Root's, this process's, and those of the users that exist here."""
+    uids = {0, os.geteuid()}
+    for name in names:
+        try:
+            uids.add(find_user(name).uid)
+        except NodeError:  # the start of the job will say so
+            continue
+    return uids
+
+
+def shell_argv(shell: str | None, script: str, path: str, user: User) -> list[str]:
+    """How a shell runs a script; one that is too long for an argument is written to `path`, for this user."""
+    program = shell or ("bash" if os.path.exists("/bin/bash") else "/bin/sh")
+    if len(script.encode()) <= INLINE_SCRIPT:
+        return [program, "-c", script]
+    paths.write_atomic(path, script.encode(), 0o400)
+    if os.geteuid() == 0:
+        os.chown(path, user.uid, user.gid)
+    return [program, path]
+
+
 def open_terminal() -> tuple[int, int]:
     """(our end, the program's end) of a terminal that passes bytes on unchanged.
 
@@ -60,7 +84,7 @@ def open_terminal() -> tuple[int, int]:
 
 
 def become(user: User) -> None:
-    """Give up root for the user, for good."""
+    """Be the user from now on, for good; nothing where this process is not root."""
     if os.geteuid() != 0 or (user.uid == 0 and user.gid == 0):
         return
     os.setgroups(user.groups)
@@ -91,6 +115,7 @@ def _child(
     cwd: str,
     gate: tuple[int, int],
     report: int,
+    setup: Callable[[], None] | None,
 ) -> None:
     step = "setting up"
     try:
@@ -106,6 +131,8 @@ def _child(
             os.read(gate[0], 1)  # ends when the parent has closed its side, too
             raise_limits()
             _reset_oom_score()
+        if setup is not None:
+            setup()
         step = f"becoming user {user.name}"
         become(user)
         step = f"entering the working directory {cwd}"
@@ -113,7 +140,7 @@ def _child(
         step = f"executing {argv[0]}"
         os.execvpe(argv[0], list(argv), dict(env))
     except BaseException as error:  # anything at all must end this process, never return into the supervisor's code
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        text = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
         os.write(report, f"{step}: {text}".encode("utf-8", "replace")[:1000])
     finally:
         os._exit(127)
@@ -135,18 +162,20 @@ def spawn(
     *,
     cwd: str = "/",
     job: Callable[[int], object] | None = None,
+    setup: Callable[[], None] | None = None,
 ) -> int:
     """Start a program in a session of its own and return its process id once it is executing.
 
     `files` become its standard input, output and error. `job(pid)` is called before the program executes (to put it
     into a control group), and makes it a job: limits raised, not protected from the kernel's out-of-memory killer.
+    `setup()` is called in the new process, before it becomes the user.
     Raises NodeError (start-failed) with the step that failed.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     gate_reader, gate_writer = os.pipe2(os.O_CLOEXEC) if job is not None else (-1, -1)
     pid = os.fork()
     if pid == 0:
-        _child(argv, user, env, files, cwd, (gate_reader, gate_writer), writer)
+        _child(argv, user, env, files, cwd, (gate_reader, gate_writer), writer, setup)
     os.close(writer)
     if job is not None:
         job(pid)

@@ -31,18 +31,25 @@ SSH = (
 )
 
 
+def replaced(template: str, run: str, node: Node) -> list[str]:
+    """The words of LAMBDACTL_PEER_COMMAND with the peer's places filled in."""
+    words = shlex.split(template)
+    for place, value in {"{ip}": node.ip, "{run}": run, "{name}": node.name}.items():
+        words = [word.replace(place, value) for word in words]
+    return words
+
+
+def ssh_command(node: Node, verb: list[str]) -> list[str]:
+    """How to start a verb of the runner on a peer, as root there."""
+    sudo = [] if node.ssh_user == "root" else ["sudo", "-n"]
+    remote = [*sudo, "python3", "-I", "-S", paths.RUNNER, *verb]
+    return [*SSH.split(), "-p", str(node.ssh_port), "-l", node.ssh_user, node.ip, *remote]
+
+
 def agent_command(run: str, node: Node) -> list[str]:
     """How to start the agent of a run on a peer."""
     replacement = os.environ.get("LAMBDACTL_PEER_COMMAND") if paths.ROOT else None
-    if replacement:
-        places = {"{ip}": node.ip, "{run}": run, "{name}": node.name}
-        words = shlex.split(replacement)
-        for place, value in places.items():
-            words = [word.replace(place, value) for word in words]
-        return words
-    sudo = [] if node.ssh_user == "root" else ["sudo", "-n"]
-    remote = [*sudo, "python3", "-I", "-S", paths.RUNNER, "agent", run]
-    return [*SSH.split(), "-p", str(node.ssh_port), "-l", node.ssh_user, node.ip, *remote]
+    return replaced(replacement, run, node) if replacement else ssh_command(node, ["agent", run])
 
 
 class PeerLink:

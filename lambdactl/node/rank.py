@@ -9,31 +9,30 @@ import os
 import signal
 import time
 
-from . import control, env, lease, paths, spec, state
+from . import control, env, lease, paths, places, spec, state, volumes
 from .cgroup import JobGroup
 from .container_rank import ContainerRank
 from .control import ControlServer, Peer
 from .coordinator import Coordinator
 from .errors import NodeError
-from .launch import User, find_user, open_terminal, spawn
+from .launch import User, find_user, known_uids, open_terminal, shell_argv, spawn
 from .logstore import LogWriter
 from .loop import Loop, Timer
 from .outcome import of_exit, of_stop
+from .output import Output
+from .prepare import Preparation
 from .presence import OPERATIONS, DevEnvironment
 from .processes import ProcessTree
 from .supervised import notify_ready, protect_from_oom, take_lock
+from .utilization import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-READ_SIZE = 1 << 16
-READS_A_ROUND = 32
-ANNOUNCE_INTERVAL = 0.002  # a torrent of output wakes followers 500 times a second, not once per 4 KiB of terminal
 SWEEP_INTERVAL, SWEEP_LIMIT = 0.02, 10.0
 AGENT_GRACE = 5.0  # seconds that a worker waits for a coordinator whose connection has ended
 FIRST_CONTACT = 60.0
-INLINE_SCRIPT = 100_000  # bytes; one argument holds 128 KiB at most (MAX_ARG_STRLEN)
 
 
 class Supervisor:
@@ -46,8 +45,9 @@ class Supervisor:
         self.processes: JobGroup | ProcessTree = JobGroup() if paths.has_systemd() else ProcessTree(self._helpers)
         self.value = state.read(job.run_id) or state.create(job)
         self.coordinator: Coordinator | None = None
+        self._preparation: Preparation | None = None
+        self._watch: Watch | None = None
         self._pid: int | None = None
-        self._terminal = -1
         self._status: int | None = None
         self._order: dict[str, Any] | None = None
         self._aborted = False
@@ -55,15 +55,19 @@ class Supervisor:
         self._silence: Timer | None = None
         self._logins: dict[str, str] = {}
         self._sweep_until = 0.0
-        self._announcement: Timer | None = None
-        self._announced = 0.0
         self._oom_before = 0
         self.container = self._container() if job.container is not None else None
-        self._uids = self._known_uids()
+        self._uids = known_uids(job.user, job.node.ssh_user)
         self.control = ControlServer(
             self.loop, job.run_id, admits=self._uids.__contains__, handle=self._handle, on_agent=self._on_agent
         )
         self.dev = self._dev_environment()
+        self._output = Output(
+            self.loop,
+            self.log,
+            wake=lambda: self.control.wake(control.LOG_GREW),
+            feed=lambda data: data if self.dev is None else self.dev.feed(data),
+        )
         self.loop.on_signal(signal.SIGCHLD, self._reap)
         self.loop.on_signal(signal.SIGTERM, self._on_sigterm)
 
@@ -91,19 +95,15 @@ class Supervisor:
 
     def _helpers(self) -> set[int]:
         links = self.coordinator.links if self.coordinator is not None else []
-        return {link.pid for link in links if link.pid is not None}
-
-    def _known_uids(self) -> set[int]:
-        uids = {0, os.geteuid()}
-        for name in (self.job.user, self.job.node.ssh_user):
-            try:
-                uids.add(find_user(name).uid)
-            except NodeError:  # the start of the job will say so
-                continue
-        return uids
+        own = (self._preparation, self._watch)
+        return {item.pid for item in (*links, *own) if item is not None and item.pid is not None}
 
     def run(self) -> None:
         """Serve until the rank, and on rank 0 the gang, has ended."""
+        if self.job.prepares:
+            self._preparation = Preparation(
+                self.loop, self.job, on_message=lambda text: self._update(message=text), on_end=self._in_place
+            )
         if self.job.rank == 0:
             self.coordinator = Coordinator(
                 self.loop,
@@ -116,13 +116,10 @@ class Supervisor:
             self._publish()
         else:
             self._silence = self.loop.later(max(self.job.node_timeout, FIRST_CONTACT), self._coordinator_lost)
-            if self.job.startup_order != "master-first" and self.container is None:
+            if self.job.startup_order != "master-first" and not self.job.gated:
                 self.start()
-        if self.container is not None:
-            try:
-                self.container.prepare()
-            except NodeError as error:
-                self._start_failed(error.message)
+        if not self.job.prepares:
+            self._prepare_container()
         self.loop.run()
 
     def _update(self, **changes: Any) -> None:
@@ -136,6 +133,21 @@ class Supervisor:
             self.loop.stop()
 
     # Starting
+
+    def _in_place(self, problem: str | None) -> None:
+        if problem is not None:
+            self._start_failed(problem)
+            return
+        self._update(prepared=True, message=None)
+        self._prepare_container()
+        self._publish()
+
+    def _prepare_container(self) -> None:
+        if self.container is not None:
+            try:
+                self.container.prepare()
+            except NodeError as error:
+                self._start_failed(error.message)
 
     def start(self) -> None:
         """Start the job's commands, once."""
@@ -166,70 +178,42 @@ class Supervisor:
         self._update(state="running", pid=self._pid, ready_at=time.time())
         if self.job.max_duration is not None:
             self._timers.append(self.loop.later(self.job.max_duration, self._out_of_time))
+        if self.job.utilization is not None:
+            self._watch = Watch(self.loop, self.job.utilization, self.job.gpus, self._idles)
         self._publish()
-
-    def _argv(self, user: User) -> list[str]:
-        shell = self.job.shell or ("bash" if os.path.exists("/bin/bash") else "/bin/sh")
-        if len(self.job.script.encode()) <= INLINE_SCRIPT:
-            return [shell, "-c", self.job.script]
-        path = paths.run_dir(self.job.run_id) + "/script"
-        paths.write_atomic(path, self.job.script.encode(), 0o400)
-        if os.geteuid() == 0:
-            os.chown(path, user.uid, user.gid)
-        return [shell, path]
 
     def _launch(self, user: User) -> None:
         if self.container is not None:
             if self.dev is not None:
                 self.dev.prepare_container(user)
-            self._terminal = self.container.terminal
             self._pid = self.container.start(self._started)
-            self.loop.watch(self._terminal, self._on_output)
+            self._output.follow(self.container.terminal)
             return
         variables = env.environment(self.job, user)
         self._logins = env.for_logins(self.job, user, variables)
         self._oom_before = self.processes.oom_kills()
-        self._terminal, theirs = open_terminal()
-        os.set_blocking(self._terminal, False)
+        terminal, theirs = open_terminal()
+        os.set_blocking(terminal, False)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        directory = env.working_dir(self.job, user)
+        directory = places.working_dir(self.job, user)
         if self.dev is not None:
             self.dev.prepare(user, variables, directory)
         try:
             self._pid = spawn(
-                self._argv(user), user, variables, (null, theirs, theirs), cwd=directory, job=self.processes.adopt
+                shell_argv(self.job.shell, self.job.script, paths.run_dir(self.job.run_id) + "/script", user),
+                user,
+                variables,
+                (null, theirs, theirs),
+                cwd=directory,
+                job=self.processes.adopt,
+                setup=lambda: volumes.enter_own(self.job),
             )
         finally:
             for descriptor in (null, theirs):
                 os.close(descriptor)
-        self.loop.watch(self._terminal, self._on_output)
+        self._output.follow(terminal)
 
     # The job's output and end
-
-    def _on_output(self) -> None:
-        parts = []
-        for _ in range(READS_A_ROUND):
-            try:
-                data = os.read(self._terminal, READ_SIZE)
-            except BlockingIOError:
-                break
-            except OSError:  # EIO: nobody has the terminal open any more
-                data = b""
-            if not data:
-                self.loop.forget(self._terminal)
-                break
-            parts.append(data)
-        if parts:
-            data = b"".join(parts)
-            self.log.write(data if self.dev is None else self.dev.feed(data))
-            if self._announcement is None:
-                wait = self._announced + ANNOUNCE_INTERVAL - time.monotonic()
-                self._announcement = self.loop.later(max(0.0, wait), self._announce)
-
-    def _announce(self) -> None:
-        self._announcement = None
-        self._announced = time.monotonic()
-        self.control.wake(control.LOG_GREW)
 
     def _reap(self) -> None:
         while True:
@@ -239,6 +223,10 @@ class Supervisor:
                 return
             if pid == 0:
                 return
+            if self._preparation is not None and pid == self._preparation.pid:
+                self._preparation.reaped(status)
+            if self._watch is not None and pid == self._watch.pid:
+                self._watch.pid = None
             if pid == self._pid:
                 self._status = status
                 self._sweep_until = time.monotonic() + SWEEP_LIMIT
@@ -257,7 +245,7 @@ class Supervisor:
         size = -1
         while size != self.log.size:  # a rank's last words are still in the terminal
             size = self.log.size
-            self._on_output()
+            self._output.read()
         known, oom = self.container.outcome() if self.container is not None else (None, False)
         if known is None and self.container is not None and self.value["ready_at"] is None:
             self._update(ready_at=time.time())  # it ended before it was seen to run
@@ -275,6 +263,9 @@ class Supervisor:
             self.container.kill()
 
     def _finish(self, outcome: dict[str, Any]) -> None:
+        for helper in (self._preparation, self._watch):
+            if helper is not None:
+                helper.close()
         for timer in self._timers:
             timer.cancel()
         if self._silence is not None:
@@ -339,6 +330,9 @@ class Supervisor:
     def _end(self, reason: str, text: str) -> None:
         self.stop({"reason": reason, "message": text, "abort": False, "grace": None})
 
+    def _idles(self, text: str) -> None:
+        self._ask_stop({"reason": "utilization-policy", "message": f"{text} (node {self.job.node.name})"})
+
     def _on_sigterm(self) -> None:
         down = paths.is_shutting_down()
         reason = "node-rebooted" if down else "stopped-by-user"
@@ -356,7 +350,7 @@ class Supervisor:
         if peer.uid not in (0, os.geteuid()):
             raise NodeError("bad-request", f"only root may ask for {operation!r}")
         if self.dev is not None and operation in OPERATIONS:
-            return self.dev.handle(request, peer, self.value["state"])
+            return {**self.dev.handle(request, peer, self.value["state"]), "inside": self._inside()}
         if operation == "go":
             self.start()
         elif operation == "stop":
@@ -368,7 +362,11 @@ class Supervisor:
     def _adopt(self, peer: Peer) -> dict[str, Any]:
         if self.value["state"] != "running":
             raise NodeError("not-found", "the run's commands are not running on this node")
-        return {"adopted": self.processes.adopt(peer.pid), "env": self._logins}
+        return {"adopted": self.processes.adopt(peer.pid), "env": self._logins, "inside": self._inside()}
+
+    def _inside(self) -> int | None:
+        """A process whose mount namespace others must enter to see the run's volumes."""
+        return self._pid if volumes.mounted(self.job) else None
 
     def _on_agent(self, present: bool) -> None:
         if self._silence is None or state.is_final(self.value):

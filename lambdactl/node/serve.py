@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 
-from . import lease, locks, paths, repair, state
+from . import blobs, lease, locks, paths, repair, schedule, state
 from .errors import NodeError, as_object
 
 TYPE_CHECKING = False
@@ -52,10 +52,12 @@ def _reserve(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(request: dict[str, Any]) -> dict[str, Any]:
-    from . import env, service_port, unit
+    from . import contents, env, service_port, unit
     from .spec import Job
 
     job = Job(request.get("job"))
+    for manifest in contents.manifests(job):
+        contents.read_manifest(manifest)
     folder = paths.run_dir(job.run_id)
     if os.path.isdir(folder) and state.read(job.run_id) is not None:
         return repair.public(repair.repair(job.run_id) or {}, job.run_id)  # asked twice, as after a lost connection
@@ -79,6 +81,7 @@ def _start(request: dict[str, Any]) -> dict[str, Any]:
         lease.release(job.run_id)
         raise
     _collect(KEEP_RUNS)
+    blobs.collect()
     return repair.public(state.read(job.run_id) or {}, job.run_id)
 
 
@@ -100,11 +103,11 @@ def _status(request: dict[str, Any]) -> dict[str, Any]:
         if run is not None and value is not None:
             return {"ranks": [repair.public(value, run)]}
         waiting = [item for item in lease.current() if key in (item["run_id"], item["run_name"])]
-        return {"ranks": [state.reserved(item) for item in waiting]}
+        return {"ranks": [state.reserved(item) for item in waiting] or schedule.shown(key)}
     ranks = _repair_all()
     known = {value["run_id"] for value in ranks}
     ranks += [state.reserved(item) for item in lease.current() if item["run_id"] not in known]
-    return {"ranks": ranks}
+    return {"ranks": ranks + schedule.shown()}
 
 
 def _stop(request: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +173,9 @@ def _gc(request: dict[str, Any]) -> dict[str, Any]:
     if type(keep) is not int or keep < 0:
         raise NodeError("bad-request", f"gc: keep is {str(keep)[:40]!r}, allowed is a number of runs")
     _repair_all()
-    return {"removed": _collect(keep)}
+    removed = _collect(keep)
+    blobs.collect()
+    return {"removed": removed}
 
 
 OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -184,6 +189,9 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "update": _update,
     "forget": _forget,
     "gc": _gc,
+    "have": blobs.have,
+    "schedule": schedule.add,
+    "unschedule": schedule.remove,
 }
 
 

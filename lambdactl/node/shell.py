@@ -10,17 +10,23 @@ from __future__ import annotations
 import os
 import pwd
 
-from . import control, paths, repair
+from . import control, paths, repair, volumes
 from .env import RUN_VARIABLE
 from .errors import NodeError
+from .launch import become, find_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
+
+KEPT_PATH = "LAMBDACTL_KEPT_PATH"
 
 
-def _join(run: str, command: str | None) -> dict[str, str]:
-    """Variables of the run that this process is now a part of; empty when there is no such active run."""
+def _join(run: str, command: str | None) -> dict[str, Any]:
+    """What the run that this process is now a part of says; empty when there is no such active run.
+
+    `env` are the run's variables here, `inside` is a process whose mount namespace the run's commands see, or None.
+    """
     if not paths.RUN_ID.fullmatch(run):
         return {}
     try:
@@ -29,8 +35,7 @@ def _join(run: str, command: str | None) -> dict[str, str]:
         return {}
     if answer.get("container") or (not answer and os.path.exists(paths.run_dir(run) + "/container.json")):
         enter(run, command)
-    variables = answer.get("env")
-    return {str(name): str(value) for name, value in variables.items()} if isinstance(variables, dict) else {}
+    return answer
 
 
 def enter(run: str, command: str | None) -> None:
@@ -57,5 +62,42 @@ def main(args: list[str]) -> NoReturn:
     if args:
         raise NodeError("bad-request", "usage: runner.pyz node-shell")
     command = os.environ.pop("SSH_ORIGINAL_COMMAND", None)
-    variables = {**os.environ, **_join(os.environ.get(RUN_VARIABLE, ""), command)}
+    answer = _join(os.environ.get(RUN_VARIABLE, ""), command)
+    given = answer.get("env")
+    own = {str(name): str(value) for name, value in given.items()} if isinstance(given, dict) else {}
+    variables = {**os.environ, **own}
+    if answer.get("inside"):
+        _see_volumes(int(answer["inside"]), command, variables)
     execute(command, variables)
+
+
+def _see_volumes(pid: int, command: str | None, variables: dict[str, str]) -> NoReturn:
+    """Go on where the run's volumes are mounted; only root may, so this goes through sudo, and back to the user."""
+    argv = ["python3", "-I", "-S", paths.self_path(), "enter-volumes", str(pid), str(os.getuid())]
+    if command is not None:
+        variables = {**variables, "SSH_ORIGINAL_COMMAND": command}
+    if os.getuid() != 0:
+        variables = {**variables, KEPT_PATH: variables.get("PATH", "")}  # sudo puts its own in the place of this one
+        argv = ["sudo", "-n", "-E", *argv]
+    try:
+        os.execvpe(argv[0], argv, variables)
+    except OSError as error:
+        raise NodeError("internal", f"cannot execute {argv[0]}: {error.strerror}") from None
+
+
+def enter_volumes(args: list[str]) -> NoReturn:
+    """`runner.pyz enter-volumes PID UID`, as root: see what the process sees, then be the user again."""
+    if len(args) != 2 or not all(word.isdigit() for word in args) or os.geteuid() != 0:
+        raise NodeError("bad-request", "usage, as root: runner.pyz enter-volumes PID UID")
+    directory = os.getcwd()
+    user = find_user(args[1])
+    try:
+        volumes.join(int(args[0]))
+        os.chdir(directory)
+    except OSError as error:
+        raise NodeError("internal", f"the run's volumes cannot be entered: {error.strerror}") from None
+    become(user)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("SUDO_")}
+    variables.update(HOME=user.home, USER=user.name, LOGNAME=user.name, SHELL=user.shell)
+    variables["PATH"] = variables.pop(KEPT_PATH, variables.get("PATH", ""))
+    execute(variables.pop("SSH_ORIGINAL_COMMAND", None), variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from . import container, dev, paths, service_port
+from . import container, contents, dev, paths, service_port, utilization, volumes
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -63,6 +63,7 @@ class Node:
         where = f"nodes[{rank}]"
         if not isinstance(raw, dict):
             raise _bad(where, raw, "an object")
+        self.raw = raw
         self.name = _text(raw, "name")
         self.ip = _text(raw, "ip", "")
         if self.ip and not ADDRESS.fullmatch(self.ip):
@@ -114,6 +115,12 @@ class Job:
         self.submitted_at = _number(raw, "submitted_at", None)
         self.repo_id = _text(raw, "repo_id", "none")
         self.repo_dir = _optional_text(raw, "repo_dir")
+        self.files = contents.parse_files(raw.get("files"))
+        self.repo = contents.parse_repo(raw.get("repo"))
+        self.volumes = volumes.parse(raw.get("volumes"))
+        self.utilization = utilization.parse(raw.get("utilization"))
+        self.tags = self._tags(raw.get("tags"))
+        self.ports = self._ports(raw.get("ports"))
         self.mpi_network = _optional_text(raw, "mpi_network")
         self.dev = dev.settings(raw.get("dev"))
         self.container = container.parse(raw.get("container"))
@@ -128,6 +135,38 @@ class Job:
     def multi_node(self) -> bool:
         """Whether there are peers to coordinate with."""
         return len(self.nodes) > 1
+
+    @property
+    def prepares(self) -> bool:
+        """Whether this rank has something to prepare before any rank may start its commands."""
+        from . import prepare
+
+        return prepare.needed(self)
+
+    @property
+    def gated(self) -> bool:
+        """Whether no rank may start before all ranks have what they need: files, volumes, a container."""
+        return self.prepares or self.container is not None
+
+    @staticmethod
+    def _tags(tags: object) -> dict[str, str]:
+        if tags is None:
+            return {}
+        if not isinstance(tags, dict) or not all(isinstance(item, str) for pair in tags.items() for item in pair):
+            raise _bad("tags", tags, "an object of texts")
+        return tags
+
+    @staticmethod
+    def _ports(ports: object) -> list[list[int | None]]:
+        """Pairs of (port on the user's machine or null, port here)."""
+        if ports is None:
+            return []
+        if not isinstance(ports, list) or not all(
+            isinstance(pair, list) and len(pair) == 2 and type(pair[1]) is int and type(pair[0]) in (int, type(None))
+            for pair in ports
+        ):
+            raise _bad("ports", ports, "a list of [local port or null, port]")
+        return ports
 
     @staticmethod
     def _env(env: object, field: str = "env") -> dict[str, str]:

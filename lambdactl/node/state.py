@@ -1,8 +1,9 @@
 """RankState: what a node knows of its rank, kept as one JSON file that is only ever replaced whole.
 
 Fields (times in seconds since 1970, sizes in bytes): run_id, run_name, rank, nodes_num, node, state, exit_code, reason,
-message, pid, started_at, ready_at, finished_at, log_size, log_start, log_dropped, owner, submitted_at, gang; and for a
-rank in a container, while it is in the state `pulling` and after it, pull: {done, total} in bytes.
+message, pid, started_at, ready_at, finished_at, log_size, log_start, log_dropped, owner, submitted_at, prepared (false
+until the rank's files and volumes are in place), tags, ports, gang; and for a rank in a container, while it is in the
+state `pulling` and after it, pull: {done, total} in bytes.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ def new(job: Job) -> dict[str, Any]:
         "log_dropped": 0,
         "owner": job.owner,
         "submitted_at": job.submitted_at,
+        "prepared": not job.prepares,
+        "tags": job.tags,
+        "ports": job.ports,
         "gang": None,
         "boot": paths.boot(),
     }

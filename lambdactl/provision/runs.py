@@ -19,7 +19,9 @@ from lambdactl.provision.interrupts import Screen, interruptions
 from lambdactl.provision.probe import reach
 from lambdactl.provision.services import stop_service_play
 from lambdactl.provision.task_options import TaskOptions
+from lambdactl.run.content import collect
 from lambdactl.run.control import stop_run, wait_ended, wait_up
+from lambdactl.run.deliver import deliver
 from lambdactl.run.dev import as_task, job_key
 from lambdactl.run.follow import Follower
 from lambdactl.run.plan import NodeView, RunPlan, job_specs, make_plan
@@ -59,6 +61,7 @@ async def run_task(
 
     task, dev = _read(options.task_file)
     fleet, chosen = play_fleet(task_vars)
+    content = await asyncio.to_thread(collect, task)
     async with open_transport(fleet) as transport:
         seen = await survey(transport, fleet)
         asked = [seen.problems[name] for name in chosen if name in seen.problems]
@@ -69,10 +72,11 @@ async def run_task(
             name: view if name in chosen else NodeView(name, problem="is not among the hosts of this play")
             for name, view in seen.views.items()
         }
-        plan = replace(make_plan(task, fleet, views, options.overrides), dev=dev)
+        plan = replace(make_plan(task, fleet, views, options.overrides, content), dev=dev)
         result = _planned(plan)
         if check:
             return result
+        await deliver(transport, plan.places(), content.blobs)
         await _start(plan, transport)
         note(f"{plan.run_name} is started on {', '.join(node.name for node in plan.nodes)}.")
         result = {**result, "started": True, "state": "running"}
@@ -86,6 +90,12 @@ def _read(file: str) -> tuple[TaskSpec, dict[str, Any] | None]:
         return as_task(parsed), job_key(parsed)
     if not isinstance(parsed, TaskSpec):
         raise SpecError("this is neither a task nor a dev environment.", filename=file)
+    if parsed.schedule is not None:
+        raise SpecError(
+            "the file has a 'schedule'; hand it over by `lambdactl apply`, or remove it and make a schedule of the AWX "
+            "job template.",
+            filename=file,
+        )
     return parsed, None
 
 

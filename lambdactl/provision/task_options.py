@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def task_options(arguments: Mapping[str, Any], truth: Callable[[Any], bool]) -> 
             node_timeout=float(_seconds(arguments.get("node_timeout"), "run_node_timeout") or NODE_TIMEOUT),
             container_engine=check_engine(str(arguments.get("engine") or "auto"), name="run_engine"),
             pull_timeout=_seconds(arguments.get("pull_timeout"), "run_pull_timeout"),
+            args=_words(arguments.get("args")),
         ),
         wait=truth(arguments.get("wait", True)),
         all_ranks=truth(arguments.get("all_ranks", False)),
@@ -61,6 +63,20 @@ def task_options(arguments: Mapping[str, Any], truth: Callable[[Any], bool]) -> 
         log_dir=Path(str(log_dir)).expanduser().absolute() if log_dir else None,
         on_interrupt=on_interrupt,
     )
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """The variable run_args: a list, or a text that is split as a shell does."""
+    if not value:
+        return ()
+    if isinstance(value, str):
+        try:
+            return tuple(shlex.split(value))
+        except ValueError as error:
+            raise SpecError(f"run_args cannot be split into words: {error}.") from None
+    if not isinstance(value, list | tuple):
+        raise SpecError("run_args must be a list of arguments, or a text.")
+    return tuple(str(item) for item in value)
 
 
 def env_items(value: Any) -> tuple[EnvVar, ...]:

@@ -19,7 +19,10 @@ from lambdactl.fleet.facts import NodeFacts
 from lambdactl.fleet.interfaces import run_defaults
 from lambdactl.fleet.match import reasons
 from lambdactl.fleet.network import common_cidr, internal_ips
+from lambdactl.run import extras, groups, interpolate, secrets
 from lambdactl.run.container import choose_engine, container_key, container_reason, image_of
+from lambdactl.run.content import RunContent
+from lambdactl.run.pinning import pinned
 from lambdactl.run.tools import prelude, tools_reason
 from lambdactl.spec import EnvVar, TaskSpec, line_in, merge_env, resolve_env
 
@@ -30,8 +33,7 @@ LOG_LIMIT = 4 << 30
 
 # Fields of dstack's task file that need containers or a scheduler, which this version has not: refused, not ignored.
 _UNSUPPORTED = (
-    "groups", "files", "repos", "volumes", "ports",
-    "retry", "schedule", "utilization_policy",
+    "retry",
 )  # fmt: skip
 
 _ADJECTIVES = ("brave", "calm", "clever", "eager", "fair", "fast", "gentle", "keen", "loud", "merry", "proud", "quick")
@@ -70,6 +72,7 @@ class RunPlan:
         mpi_network: the subnet that the nodes share, in CIDR notation, for Open MPI; None on one node.
         dev: the JobSpec's key of a dev environment (run/dev.py).
         defaults: by host, variables that hold where neither the user nor the node's own configuration sets them.
+        content: files and repository that the nodes must have before the run is submitted (run/deliver.py).
     """
 
     run_id: str
@@ -88,11 +91,19 @@ class RunPlan:
     submitted_at: float = field(default_factory=time.time)
     defaults: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     dev: Mapping[str, Any] | None = None
+    content: RunContent = field(default_factory=RunContent)
 
     @property
     def gpus(self) -> int:
         """GPUs of all nodes together."""
         return sum(node.gpus for node in self.nodes)
+
+    def places(self) -> list[dict[str, Any]]:
+        """The nodes as a JobSpec lists them, in rank order."""
+        return [
+            {"name": n.name, "ip": n.ip, "gpus": n.gpus, "ssh_user": n.ssh_user, "ssh_port": n.ssh_port}
+            for n in self.nodes
+        ]
 
 
 @dataclass(frozen=True)
@@ -105,15 +116,21 @@ class Overrides:
     node_timeout: float = NODE_TIMEOUT
     container_engine: str = "auto"
     pull_timeout: int | None = None
+    args: Sequence[str] = ()
 
 
 def make_plan(
-    task: TaskSpec, fleet: Fleet, views: Mapping[str, NodeView], overrides: Overrides | None = None
+    task: TaskSpec,
+    fleet: Fleet,
+    views: Mapping[str, NodeView],
+    overrides: Overrides | None = None,
+    content: RunContent | None = None,
 ) -> RunPlan:
     """Choose the hosts of a run.
 
     Args:
         views: one for each host of the fleet.
+        content: what the run takes with it (run/content.py).
 
     Raises:
         SpecError: the file uses a field that this version cannot honour, or a variable has no value.
@@ -121,26 +138,24 @@ def make_plan(
     """
     overrides = overrides or Overrides()
     _refuse_unsupported(task)
-    env = resolve_env(merge_env(fleet.env, task.env, tuple(overrides.env)), os.environ)
+    extras.volumes(task)
+    task = interpolate.with_args(task, overrides.args)
+    own = interpolate.env_values(merge_env(fleet.env, task.env), secrets.get)
+    env = resolve_env(merge_env(own, tuple(overrides.env)), os.environ)
+    if (names := pinned(task, fleet)) is not None:
+        others = {name: NodeView(name, problem="is not among 'instances'") for name in views if name not in names}
+        views = {**views, **others}
     name = overrides.name or task.name or random_name()
     facts = {host.name: facts for host in fleet.hosts if (facts := views[host.name].facts) is not None}
     addresses, unaddressed = internal_ips(fleet, facts)
     engine = choose_engine(task, facts.values(), overrides.container_engine)
     container = container_key(task, env, engine=engine, pull_timeout=overrides.pull_timeout)
-    excluded: dict[str, str] = {}
+    places, excluded = _choose(name, task, fleet, views, unaddressed, engine)
     chosen: list[PlannedNode] = []
-    for host in fleet.hosts:
-        why = _why_not(task, views[host.name], unaddressed.get(host.name), engine)
-        if why is None and len(chosen) == task.nodes:
-            why = ""
-        if why is not None:
-            excluded[host.name] = why
-            continue
-        node = facts[host.name]
-        target = host.route.target
-        chosen.append(
-            PlannedNode(len(chosen), host.name, addresses[host.name], len(node.gpus), target.user, target.port)
-        )
+    for host_name in places:
+        target = fleet.host(host_name).route.target
+        gpus = len(facts[host_name].gpus)
+        chosen.append(PlannedNode(len(chosen), host_name, addresses[host_name], gpus, target.user, target.port))
     if len(chosen) < task.nodes:
         raise CapacityError(_too_few(name, task, len(chosen), len(fleet.hosts), fleet.name, excluded))
     return RunPlan(
@@ -160,20 +175,18 @@ def make_plan(
         defaults=run_defaults(
             {node.name: facts[node.name] for node in chosen}, {node.name: node.ip for node in chosen}
         ),
+        content=content or RunContent(),
     )
 
 
 def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
     """The JobSpec of every host (see docs/architecture.md), by host name."""
     task = plan.task
+    places = groups.addresses(task, [node.ip for node in plan.nodes])
     common = {
         "run_id": plan.run_id,
         "run_name": plan.run_name,
-        "nodes": [
-            {"name": n.name, "ip": n.ip, "gpus": n.gpus, "ssh_user": n.ssh_user, "ssh_port": n.ssh_port}
-            for n in plan.nodes
-        ],
-        "script": "" if task.entrypoint else join_commands([*prelude(task), *task.commands]),
+        "nodes": plan.places(),
         "container": plan.container,
         "shell": task.shell,
         "env": dict(plan.env),
@@ -183,7 +196,6 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
         "on_node_failure": task.on_node_failure,
         "max_duration": plan.max_duration,
         "stop_signal": task.stop_signal,
-        "stop_grace": task.stop_grace,
         "node_timeout": plan.node_timeout,
         "mpi_network": plan.mpi_network,
         "owner": plan.owner,
@@ -192,11 +204,15 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
         "log_limit": LOG_LIMIT,
         "gpus": None,
         **({} if plan.dev is None else {"dev": dict(plan.dev)}),
+        **extras.job_keys(task),
+        **plan.content.job_keys(),
     }
     return {
         node.name: {
             **common,
             "rank": node.rank,
+            "script": _script(task, node.rank, places),
+            "ports": extras.ports(task, node.rank),
             "user": node.ssh_user if plan.container else task.user or node.ssh_user,
             "defaults": dict(plan.defaults.get(node.name, {})),
         }
@@ -241,8 +257,49 @@ def _refuse_unsupported(task: TaskSpec) -> None:
                 filename=task.source.filename,
                 line=line_in(task, name),
             )
-    if not task.commands and image_of(task) is None:
+    if not all(group.commands for group in task.groups or (task,)) and image_of(task) is None:
         raise SpecError("the task has no 'commands', so there is nothing to run.", filename=task.source.filename)
+    for name in ("files", "repos", "volumes", "groups"):
+        if getattr(task, name) and image_of(task) is not None:
+            raise SpecError(
+                f"'{name}' works for commands on the hosts themselves; this version cannot honour it in containers.",
+                filename=task.source.filename,
+                line=line_in(task, name),
+            )
+
+
+def _script(task: TaskSpec, rank: int, places: Sequence[Sequence[str]]) -> str:
+    if task.entrypoint:
+        return ""
+    return join_commands([*prelude(task), *interpolate.with_addresses(groups.commands(task, rank), places)])
+
+
+def _choose(
+    name: str,
+    task: TaskSpec,
+    fleet: Fleet,
+    views: Mapping[str, NodeView],
+    unaddressed: Mapping[str, str],
+    engine: str,
+) -> tuple[list[str], dict[str, str]]:
+    """Host names in rank order, and for each other host why it takes no part ("" where it is simply not needed)."""
+    hosts = [host.name for host in fleet.hosts]
+
+    def reasons_for(wanted: TaskSpec) -> dict[str, str]:
+        why = {host: _why_not(wanted, views[host], unaddressed.get(host), engine) for host in hosts}
+        return {host: reason for host, reason in why.items() if reason is not None}
+
+    if not task.groups:
+        excluded = reasons_for(task)
+        names = [host for host in hosts if host not in excluded]
+        return names[: task.nodes], excluded | dict.fromkeys(names[task.nodes :], "")
+    reasons = [reasons_for(groups.as_task(task, group)) for group in task.groups]
+    fits = [[host for host in hosts if host not in why] for why in reasons]
+    chosen = groups.assign(fits, [group.nodes for group in task.groups])
+    if chosen is None:
+        raise CapacityError(f"{name} does not fit into {fleet.name}: {groups.shortage(task, fits, reasons)}.")
+    names = [host for group in chosen for host in group]
+    return names, {host: reasons[0].get(host, "") for host in hosts if host not in names}
 
 
 def _why_not(task: TaskSpec, view: NodeView, unaddressed: str | None, engine: str) -> str | None:

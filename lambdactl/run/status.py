@@ -87,6 +87,7 @@ class RunStatus:
             "nodes": self.nodes_num,
             "owner": self.owner,
             "submitted_at": self.submitted_at,
+            "tags": dict(self.ranks[0].get("tags") or {}),
             "finished_at": self.finished_at,
             "pull": self.pull,
             "ranks": [{key: value for key, value in rank.items() if key not in ("gang", "dev")} for rank in self.ranks],

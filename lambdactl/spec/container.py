@@ -111,7 +111,8 @@ def _repo(text: str) -> dict[str, Any]:
     is_url = len(parts) > 1 and ("@" in parts[0] or parts[1].startswith("//"))
     parts = [f"{parts[0]}:{parts[1]}", *parts[2:]] if is_url else _split_local(text)
     if len(parts) > 2 or not all(parts):
-        raise ValueError(f"must be a path or a URL, with ':path' after it where wanted, not {show(text)}")
+        shown = show(re.sub(r"//[^/@]*@", "//...@", text))  # a password is not repeated
+        raise ValueError(f"must be a path or a URL, with ':path' after it where wanted, not {shown}")
     found = {"url" if is_url else "local_path": parts[0]}
     return found if len(parts) == 1 else found | {"path": _repo_path(parts[1])}
 

@@ -20,7 +20,7 @@ from .fields import NAME, Source
 from .fleet import FLEET, FleetSpec
 from .kinds import OffDuration
 from .nodes import MAX_BYTES, Problem, compose, describe, entries, escape, line_of, nearest, show
-from .resources import GPU
+from .resources import CPU, GPU
 from .service import SERVICE, ServiceSpec
 from .task import TASK, TaskSpec
 from .values import EnvVar, Range
@@ -145,6 +145,11 @@ def parse_size(text: str, *, name: str = "size") -> float:
     return _option(values.read_size, text, name)
 
 
+def parse_cpu(text: str, *, name: str = "cpu") -> CPU:
+    """``4``, ``2..8``, ``x86:16`` or ``arm:8..``."""
+    return CPU(**_option(values.read_cpu, text, name))
+
+
 def parse_gpu(text: str, *, name: str = "gpu") -> GPU:
     """``8``, ``H100:8``, ``nvidia:B200:80GB..:1..8``, parts in any order."""
     return GPU(**_option(values.read_gpu, text, name))
@@ -172,6 +177,11 @@ def _off_reader(text: str) -> int:
 def parse_env_item(text: str, *, name: str = "-e") -> EnvVar:
     """``NAME=value`` or ``NAME`` (value None: from the caller's environment)."""
     return _option(values.read_env, text, name)
+
+
+def parse_ports(text: str, *, name: str = "-p") -> tuple[int | None, int]:
+    """``8501``, ``80:8080`` or ``*:8080``: the local port (None: any free one) and the one of the run."""
+    return _option(values.read_ports, text, name)
 
 
 def merge_env(*layers: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:

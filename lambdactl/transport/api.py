@@ -100,6 +100,11 @@ class Forward(Protocol):
         """The local TCP port (0 for a unix socket)."""
         ...
 
+    @property
+    def alive(self) -> bool:
+        """Whether the connection that carries it is open; a new forward is needed when it is not."""
+        ...
+
     async def close(self) -> None: ...
 
 

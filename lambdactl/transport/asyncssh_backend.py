@@ -150,8 +150,10 @@ class AsyncsshTransport(BaseTransport):
     async def _open_forward(self, name: str, remote: int | str, local_host: str, local_port: int) -> Forward:
         connection = self._nodes[name]
         if isinstance(remote, int):
-            return _Listener(await connection.forward_local_port(local_host, local_port, "localhost", remote))
-        return _Listener(await connection.forward_local_port_to_path(local_host, local_port, remote))
+            listener = await connection.forward_local_port(local_host, local_port, "localhost", remote)
+        else:
+            listener = await connection.forward_local_port_to_path(local_host, local_port, remote)
+        return _Listener(listener, connection)
 
     async def _shutdown(self) -> None:
         for task in self._jumps.values():
@@ -167,8 +169,13 @@ class AsyncsshTransport(BaseTransport):
 
 
 class _Listener:
-    def __init__(self, listener: asyncssh.SSHListener) -> None:
+    def __init__(self, listener: asyncssh.SSHListener, connection: Connection) -> None:
         self._listener = listener
+        self._connection = connection
+
+    @property
+    def alive(self) -> bool:
+        return not self._connection.is_closed()
 
     @property
     def port(self) -> int:

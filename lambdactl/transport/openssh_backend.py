@@ -198,11 +198,16 @@ class OpensshTransport(BaseTransport):
         if status != 0:
             raise TransportError(self._fail(name, "other", err))
 
+        master = self._masters.get(name)
+
+        def alive() -> bool:
+            return self._alive(name) and self._masters.get(name) is master
+
         async def close() -> None:
-            if self._alive(name):
+            if alive():
                 await self._control(name, "cancel", listen)
 
-        return _Listener(port, close)
+        return _Listener(port, alive, close)
 
     async def _control(self, name: str, command: str, listen: str) -> tuple[int, str]:
         status, _, err = await self._collect(self._session_argv(name, "-O", command, "-L", listen, "--", name))
@@ -237,9 +242,14 @@ class OpensshTransport(BaseTransport):
 
 
 class _Listener:
-    def __init__(self, port: int, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, port: int, alive: Callable[[], bool], close: Callable[[], Awaitable[None]]) -> None:
         self.port = port
+        self._alive = alive
         self._close = close
+
+    @property
+    def alive(self) -> bool:
+        return self._alive()
 
     async def close(self) -> None:
         await self._close()

@@ -102,8 +102,8 @@ def test_every_rank_has_the_environment_and_the_hostfile(lab: Lab) -> None:
 
 
 def test_commands_are_never_templated(lab: Lab) -> None:
-    done = lab.apply(lab.task("echo '{{ 7*7 }} {% if %} ${{ run.args }}'", nodes=1))
-    assert done.out == "{{ 7*7 }} {% if %} ${{ run.args }}\n"
+    done = lab.apply(lab.task("echo '{{ 7*7 }} {% if %} ${{ x }} $${{ run.args }}'", nodes=1))
+    assert done.out == "{{ 7*7 }} {% if %} ${{ x }} ${{ run.args }}\n"
 
 
 def test_the_exit_code_is_the_first_failing_ranks(lab: Lab) -> None:

@@ -65,4 +65,4 @@ def test_a_table_is_printed_again_and_a_problem_once(bed: GangBed, monkeypatch: 
 
 
 def test_the_document_is_what_the_docs_say() -> None:
-    assert ps._document([], {"f/h": "why"}) == {"runs": [], "unanswered": {"f/h": "why"}}
+    assert ps._document([], {"f/h": "why"}, []) == {"runs": [], "services": [], "unanswered": {"f/h": "why"}}

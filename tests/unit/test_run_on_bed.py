@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lambdactl import spec
 from lambdactl.errors import CapacityError, LambdactlError, SpecError
@@ -228,6 +229,26 @@ def test_a_busy_node_is_passed_over(bed: GangBed) -> None:
     blocker, plan = asyncio.run(body())
     assert [node.name for node in plan.nodes] == list(bed.addresses[1:])
     assert plan.excluded[bed.addresses[0]] == f"is in use by run blocker of {blocker.owner}"
+
+
+def test_groups_have_their_own_commands_and_know_each_other(bed: GangBed) -> None:
+    name = "{{ groups[0].nodes[0].IP_ADDRESS }}"
+    parts = [
+        {"commands": ["echo 0 ${{ groups[1].nodes[1].IP_ADDRESS }} $DSTACK_NODES_NUM"]},
+        {"nodes": 2, "commands": [f"test '$${name}' = '$''{name}'"]},
+    ]
+    text = yaml.safe_dump({"type": "task", "name": "grouped", "groups": parts})
+    wanted = spec.loads(text)
+    assert isinstance(wanted, spec.TaskSpec)
+    end = run(bed.load(), wanted, show=[0])
+    assert end.log.decode() == f"0 {bed.addresses[2]} 3\n"
+    assert end.status.state == "done"
+    wrong = spec.loads(text.replace("commands:", "resources: {gpu: 'B200:8'}\n  commands:", 1))
+    assert isinstance(wrong, spec.TaskSpec)
+    with pytest.raises(
+        CapacityError, match=r"grouped does not fit into bed: group 0 wants 1 nodes, 0 can take it: 127"
+    ):
+        run(bed.load(), wrong)
 
 
 def test_the_plan_file_is_private_and_the_outcome_has_no_environment(bed: GangBed, tmp_path: Path) -> None:

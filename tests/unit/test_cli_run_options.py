@@ -1,0 +1,77 @@
+"""Profiles, and resources given on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lambdactl import spec
+from lambdactl.cli.apply import Options
+from lambdactl.cli.run_options import effective
+from lambdactl.errors import SpecError
+
+TASK = "type: task\ncommands: ['true']\nmax_duration: 1h\nresources: {gpu: 'H100:8'}\n"
+PROFILES = """
+profiles:
+  - name: long
+    max_duration: 2d
+    stop_criteria: master-done
+    tags: {team: red}
+  - name: usual
+    default: true
+    startup_order: workers-first
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.yml").write_text(TASK)
+    (tmp_path / ".dstack").mkdir()
+    (tmp_path / ".dstack/profiles.yml").write_text(PROFILES)
+    return tmp_path
+
+
+def loaded(folder: Path, text: str = TASK) -> spec.TaskSpec:
+    (folder / "task.yml").write_text(text)
+    found = spec.load(folder / "task.yml")
+    assert isinstance(found, spec.TaskSpec)
+    return found
+
+
+def test_a_profile_holds_where_the_file_says_nothing(folder: Path) -> None:
+    task = loaded(folder)
+    usual = effective(task, Options())
+    assert (usual.startup_order, usual.stop_criteria, usual.max_duration) == ("workers-first", "all-done", 3600)
+    chosen = effective(task, Options(profile="long"))
+    assert (chosen.startup_order, chosen.stop_criteria, chosen.max_duration) == ("any", "master-done", 3600)
+    assert chosen.tags == {"team": "red"}
+    assert effective(loaded(folder, "type: task\ncommands: ['true']\n"), Options(profile="long")).max_duration == 172800
+    assert effective(task, Options(no_profile=True)) == task
+
+
+def test_profiles_that_cannot_be_had_are_one_sentence(folder: Path) -> None:
+    task = loaded(folder)
+    with pytest.raises(SpecError, match=r"profiles.yml: there is no profile nope; there are: long, usual\."):
+        effective(task, Options(profile="nope"))
+    (folder / ".dstack/profiles.yml").write_text("profiles:\n  - name: x\n    max_durations: 1h\n")
+    with pytest.raises(SpecError, match=r"profiles.yml:3: .*max_durations.*max_duration"):
+        effective(task, Options())
+    (folder / ".dstack/profiles.yml").unlink()
+    assert effective(task, Options()) == task
+    with pytest.raises(SpecError, match=r"no \.dstack/profiles\.yml is here or at home"):
+        effective(task, Options(profile="x"))
+
+
+def test_resources_of_the_command_line(folder: Path) -> None:
+    task = loaded(folder)
+    found = effective(task, Options(cpu="4..8", gpu="B200:2", memory="16GB..", disk="50GB")).resources
+    assert (found.cpu.count.min, found.cpu.count.max, found.gpu.name, found.gpu.count.min) == (4, 8, ("B200",), 2)
+    assert (found.memory.min, found.disk.max) == (16, 50)
+    assert found.explicit == {"cpu", "gpu", "memory", "disk"}
+    with pytest.raises(SpecError, match="'--gpu' "):
+        effective(task, Options(gpu="::"))
+    groups = loaded(folder, "type: task\ngroups: [{nodes: 1, commands: ['true']}]\n")
+    with pytest.raises(SpecError, match="--cpu cannot be used with 'groups'"):
+        effective(groups, Options(cpu="4"))
