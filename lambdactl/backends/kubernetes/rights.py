@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .resources import (
-    CLAIMS,
     CONFIGMAPS,
     DEPLOYMENTS,
     EVENTS,
@@ -50,32 +49,19 @@ class Right:
 
 
 RIGHTS: tuple[Right, ...] = (
-    Right(NODES, ("get", "list", "watch"), "see nodes, GPUs and the loss of a node", everywhere=True),
+    Right(NODES, ("list",), "see nodes and GPUs", everywhere=True),
     Right(PODS, ("list",), "see what other pods take of the nodes", everywhere=True),
     Right(NAMESPACES, ("get",), "see the namespace and its policy", everywhere=True),
-    Right(PODS, ("get", "list", "watch", "create", "delete", "deletecollection", "patch"), "run and watch ranks"),
+    Right(PODS, ("get", "list", "watch", "create", "delete", "patch"), "run and watch ranks"),
     Right(PODS, ("get",), "read logs", subresource="log"),
     Right(PODS, ("get", "create"), "run a command in a rank", subresource="exec"),
     Right(PODS, ("get", "create"), "reach a rank without a jump pod", subresource="portforward"),
-    Right(EVENTS, ("get", "list", "watch"), "say why a pod does not start"),
-    Right(JOBS, ("get", "list", "watch", "create", "delete", "deletecollection", "patch"), "run tasks"),
-    Right(
-        SERVICES, ("get", "list", "watch", "create", "delete", "deletecollection", "patch"), "give ranks their names"
-    ),
-    Right(
-        CONFIGMAPS,
-        ("get", "list", "watch", "create", "update", "delete", "deletecollection", "patch"),
-        "hand a run to its ranks",
-    ),
-    Right(
-        SECRETS,
-        ("get", "list", "watch", "create", "update", "delete", "deletecollection", "patch"),
-        "hand keys and registry logins to ranks",
-    ),
-    Right(
-        DEPLOYMENTS, ("get", "list", "watch", "create", "update", "delete", "patch"), "keep a jump pod", optional=True
-    ),
-    Right(CLAIMS, ("get",), "use network volumes", optional=True),
+    Right(EVENTS, ("list", "watch"), "say why a pod does not start"),
+    Right(JOBS, ("get", "list", "watch", "create", "delete", "patch"), "run tasks"),
+    Right(SERVICES, ("get", "list", "create", "delete", "patch"), "give ranks their names"),
+    Right(CONFIGMAPS, ("get", "list", "create", "delete"), "hand a run to its ranks"),
+    Right(SECRETS, ("get", "list", "create", "update", "delete"), "hand keys and registry logins to ranks"),
+    Right(DEPLOYMENTS, ("get", "create", "delete"), "keep a jump pod", optional=True),
 )
 
 _NAME = "lambdactl"

@@ -22,6 +22,13 @@ from tests.fakes.kube import FakeCluster, FakeNode
 from tests.unit.kube.bed import until
 
 
+@pytest.fixture
+def target(cluster: FakeCluster, tmp_path: Path) -> Target:
+    """An administrator: the client can do more than lambdactl needs."""
+    found: Target = cluster.target(tmp_path)
+    return found
+
+
 def run(target: Target, work: Any, *, patience: float = 60) -> Any:
     async def inside() -> Any:
         async with open_client(target, patience=patience) as client:
