@@ -14,12 +14,12 @@ from typing import Any
 
 from lambdactl.errors import SpecError
 from lambdactl.fleet.facts import GIB, NodeFacts
+from lambdactl.run import interpolate, secrets
 from lambdactl.spec import TaskSpec, line_in
 
 ENGINES = ("auto", "docker", "podman")
 IMAGE_VARIABLE, DOCKER_IMAGE_VARIABLE = "LAMBDACTL_IMAGE", "LAMBDACTL_DOCKER_IMAGE"
 _IMAGE = re.compile(r"[A-Za-z0-9][\w./:@+-]{0,511}", re.ASCII)
-_ENV_REFERENCE = re.compile(r"(?<!\$)\$\{\{\s*env\.(\w+)\s*\}\}")
 # The image is the default one, whose tools are known: as dstack does, a virtual environment by uv.
 _DOCKER_SOCKET = "/var/run/docker.sock"
 
@@ -54,7 +54,7 @@ def container_key(
     if image is None:
         return None
     _check(task, image)
-    auth = task.registry_auth
+    auth = task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get)
     return {
         "engine": engine,
         "image": image,
@@ -66,7 +66,7 @@ def container_key(
         "socket": bool(task.docker),
         "shm_size": int(task.resources.shm_size * GIB) if task.resources.shm_size else None,
         "pull_timeout": pull_timeout,
-        "registry_auth": auth and {"username": _filled(auth.username, env), "password": _filled(auth.password, env)},
+        "registry_auth": auth and {"username": auth.username, "password": auth.password},
     }
 
 
@@ -89,11 +89,6 @@ def _check(task: TaskSpec, image: str) -> None:
 
 def _problem(task: TaskSpec, name: str, text: str) -> SpecError:
     return SpecError(f"'{name}': {text}.", filename=task.source.filename, line=line_in(task, name))
-
-
-def _filled(text: str, env: Mapping[str, str]) -> str:
-    """`${{ env.NAME }}` replaced by the run's variable, else by the caller's."""
-    return _ENV_REFERENCE.sub(lambda found: env.get(found[1], os.environ.get(found[1], "")), text)
 
 
 def choose_engine(task: TaskSpec, facts: Iterable[NodeFacts], wanted: str) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from lambdactl.errors import SpecError
 from lambdactl.spec import EnvVar, TaskSpec, line_in
+from lambdactl.spec.container import RegistryAuth
 
 _REFERENCE = re.compile(r"(\$?)\$\{\{\s*([^{}]*?)\s*\}\}")
 _SECRET = re.compile(r"secrets\.([A-Za-z0-9_-]{1,200})")
@@ -129,4 +131,17 @@ def env_values(env: Sequence[EnvVar], secrets: Callable[[str], str | None]) -> t
         if variable.value is None
         else EnvVar(variable.name, value(variable.value, f"'env' ({variable.name})", secrets=secrets))
         for variable in env
+    )
+
+
+def login(auth: RegistryAuth, env: Mapping[str, str], secrets: Callable[[str], str | None]) -> RegistryAuth:
+    """The login of a registry with its references filled in: secrets, the run's variables, else the caller's.
+
+    Raises:
+        SpecError: one of them is not set.
+    """
+    known = {**os.environ, **env}
+    return RegistryAuth(
+        username=value(auth.username, "'registry_auth' (username)", secrets=secrets, env=known),
+        password=value(auth.password, "'registry_auth' (password)", secrets=secrets, env=known),
     )

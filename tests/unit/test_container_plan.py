@@ -71,6 +71,16 @@ def test_a_login_takes_the_runs_variables(monkeypatch: pytest.MonkeyPatch) -> No
     assert job["container"]["registry_auth"] == {"username": "ann", "password": "t0k"}
 
 
+def test_a_login_takes_a_secret_and_says_which_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    auth = "registry_auth:\n  username: ann\n  password: ${{ secrets.REGISTRY }}\n"
+    monkeypatch.setenv("LAMBDACTL_SECRET_REGISTRY", "t0k")
+    job = spec(f"image: a\n{auth}commands: [id]\n")
+    assert job["container"]["registry_auth"] == {"username": "ann", "password": "t0k"}
+    monkeypatch.delenv("LAMBDACTL_SECRET_REGISTRY")
+    with pytest.raises(SpecError, match=r"'registry_auth' \(password\) refers to the secret REGISTRY"):
+        spec(f"image: a\n{auth}commands: [id]\n")
+
+
 def test_the_command_line_chooses_engine_and_limit() -> None:
     job = spec("image: a\ncommands: [id]\n", container_engine="docker", pull_timeout=60)
     assert (job["container"]["engine"], job["container"]["pull_timeout"]) == ("docker", 60)

@@ -135,7 +135,7 @@ def test_internal_ip_and_network_exclude_each_other() -> None:
 
 def test_backend_fleet() -> None:
     spec = loads("type: fleet\nname: k8s\nnodes: 0..\n", filename="k.dstack.yml", kind="fleet")
-    with pytest.raises(SpecError, match=r"k\.dstack\.yml: This is a backend \(Kubernetes\) fleet"):
+    with pytest.raises(SpecError, match=r"k\.dstack\.yml: This is the fleet of a backend \(Kubernetes\)"):
         Fleet.from_spec(spec, path="k.dstack.yml")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING
 
 from lambdactl import __version__
 from lambdactl.errors import CapacityError, SpecError
+from lambdactl.run import interpolate, secrets
 from lambdactl.run.plan import Overrides, owner, random_name
 from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
 
@@ -71,7 +72,14 @@ def make_plan(
         CapacityError: it does not fit, with every node's reason.
     """
     refuse_unsupported(task)
-    env = resolve_env(merge_env(task.env, tuple(overrides.env)), os.environ)
+    task = interpolate.with_args(task, overrides.args)
+    own = interpolate.env_values(task.env, secrets.get)
+    env = resolve_env(merge_env(own, tuple(overrides.env)), os.environ)
+    task = replace(
+        task,
+        commands=interpolate.with_addresses(task.commands, ()),
+        registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
+    )
     name = overrides.name or task.name or random_name()
     why = {node.name: _why_not(task, fleet, node) for node in view.nodes}
     fitting = [node for node in view.nodes if not why[node.name]]

@@ -44,3 +44,11 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait for what another thread brings about."""
     while not condition():  # noqa: ASYNC110 - the fake's thread cannot set an event of this loop
         await asyncio.sleep(0.005)
+
+
+# For programs that measure themselves. Not ru_maxrss: that one begins with the peak of the process that started them.
+PEAK = """
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+"""

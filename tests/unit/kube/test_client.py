@@ -19,7 +19,7 @@ from lambdactl.backends.kubernetes.config import Target
 from lambdactl.backends.kubernetes.errors import AlreadyExists, Conflict, LogNotReady, NotFound, Unavailable
 from lambdactl.backends.kubernetes.resources import CONFIGMAPS, PODS
 from tests.fakes.kube import FakeCluster, FakeNode
-from tests.unit.kube.bed import until
+from tests.unit.kube.bed import PEAK, until
 
 
 @pytest.fixture
@@ -256,8 +256,10 @@ def test_times_of_lines(line: bytes, stamp: int, text: bytes) -> None:
     assert logs._stamp(line) == (stamp, text)
 
 
-FOLLOWER = """
-import asyncio, resource, sys
+FOLLOWER = (
+    PEAK
+    + """
+import asyncio, sys
 from lambdactl.backends.kubernetes.client import open_client
 from lambdactl.backends.kubernetes.config import targets
 from lambdactl.backends.kubernetes.resources import PODS
@@ -275,10 +277,11 @@ async def main():
             return sum([len(chunk) async for chunk in client.follow_log(name)])
 
         totals = await asyncio.gather(*(follow(name) for name in names))
-        print(len(names), set(totals), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(len(names), set(totals), peak() >> 20)
 
 asyncio.run(main())
 """
+)
 
 
 def test_two_hundred_ranks_in_one_process(tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from tests.fakes.kube import FakeCluster, FakeNode
 from tests.live.desk import FLEET, environment
-from tests.unit.kube.bed import limited
+from tests.unit.kube.bed import PEAK, limited
 
 RANKS = 200
 LINES = 500
 LIMIT = 300 << 20
 # The command as it is, and its peak of memory in a file at its end.
-_MEASURED = """
-import json, resource, sys
+_MEASURED = (
+    PEAK
+    + """
+import json, sys
 from lambdactl.cli import main
 sys.argv = ["lambdactl", *sys.argv[2:]]
 try:
@@ -24,8 +26,9 @@ try:
 except SystemExit as end:
     code = end.code
 with open("peak.json", "w") as file:
-    json.dump({"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "code": code}, file)
+    json.dump({"bytes": peak(), "code": code}, file)
 """
+)
 
 
 def test_200_ranks(tmp_path: Path) -> None:
