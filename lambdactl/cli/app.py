@@ -150,14 +150,18 @@ def apply(
         str | None, typer.Option("--profile", metavar="NAME", help="A profile of .dstack/profiles.yml.")
     ] = None,
     no_profile: Annotated[bool, typer.Option("--no-profile", help="Not even the default profile.")] = False,
+    wait: Annotated[
+        bool | None,
+        typer.Option("--wait/--no-wait", help="Task: on a full fleet, wait in its queue for your turn, or do not."),
+    ] = None,
+    max_wait: Annotated[
+        str | None, typer.Option("--max-wait", metavar="TIME", help="Task: wait at most this long, such as 2h.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Fleet: a dry run by Ansible's check mode, with the diff.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Fleet: run every role on every host, converged or not.")
-    ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Task on Kubernetes: wait for free nodes instead of refusing.")
     ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Task on Kubernetes: keep the run's objects when it has ended.")
@@ -172,8 +176,7 @@ def apply(
             command.Options(
                 yes=yes, detach=detach, name=name, env=tuple(env or ()), fleet=fleet, all_ranks=all_ranks,
                 max_duration=max_duration, node_timeout=node_timeout, log_dir=log_dir, check=check, force=force,
-                engine=engine, pull_timeout=pull_timeout,
-                wait=wait, keep=keep,
+                engine=engine, pull_timeout=pull_timeout, wait=wait, max_wait=max_wait, keep=keep,
                 ingress=ingress, ready_timeout=ready_timeout,
                 ports=tuple(ports or ()), arguments=tuple(arguments or ()),
                 cpu=cpu, gpu=gpu, memory=memory, disk=disk, profile=profile, no_profile=no_profile,

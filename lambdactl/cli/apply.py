@@ -39,7 +39,8 @@ class Options:
     force: bool = False
     engine: str = "auto"
     pull_timeout: str | None = None
-    wait: bool = False
+    wait: bool | None = None
+    max_wait: str | None = None
     keep: bool = False
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lambdactl import spec
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, err, note, out, print_table
-from lambdactl.cli.fleet_view import COLUMNS, PLAN_COLUMNS, host_rows, plan_rows
+from lambdactl.cli.fleet_view import COLUMNS, PLAN_COLUMNS, host_rows, plan_rows, undivided
 from lambdactl.cli.progress import HostProgress
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError
 from lambdactl.fleet import Fleet
@@ -57,6 +57,7 @@ async def _apply(fleet: Fleet, text: str, before: FleetRecord | None, options: O
         elif not seen.problems:
             note(f"{fleet.name}: nothing to change.")
     _remember(fleet, text, seen, [name for name in removed if name in failures])
+    failures = undivided(fleet, seen) | failures
     print_table(COLUMNS, host_rows(fleet, seen, failures))
     return _exit_code(fleet, seen, failures)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import spec
-from lambdactl.cli import delivery, kube_runs, scheduling
+from lambdactl.cli import delivery, kube_runs, scheduling, waiting
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, duration, err, note, print_table
-from lambdactl.cli.following import follow_to_end
+from lambdactl.cli.following import follow_to_end, report_end
 from lambdactl.cli.select import choose_fleet
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
@@ -20,10 +21,12 @@ from lambdactl.play import play
 from lambdactl.run import ports, schedule
 from lambdactl.run.container import check_engine
 from lambdactl.run.control import take_back
+from lambdactl.run.launch import Launch, Wishes, left_queue
 from lambdactl.run.nodes import error_of
-from lambdactl.run.plan import Overrides, RunPlan, job_specs, make_plan
+from lambdactl.run.plan import NodeView, Overrides, RunPlan, Shortage, job_specs
 from lambdactl.run.ports import forwarded
 from lambdactl.run.sessions import ServeSessions
+from lambdactl.run.status import RunStatus, fetch_runs
 from lambdactl.run.submit import write_plan_file
 from lambdactl.run.survey import Survey, survey
 from lambdactl.state import RunRecord, State
@@ -76,50 +79,110 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
         if dev is not None and (status := dev.running(overrides.name or task.name, seen)) is not None:
             return await dev.again(status, fleet, seen, transport)
         _refuse_same_name(overrides.name or task.name, seen)
-        plan = make_plan(task, fleet, schedule.idle(seen.views) if task.schedule else seen.views, overrides, content)
-        plan = plan if dev is None else dev.planned(plan)
-        local_ports = [] if options.detach else ports.choose(_wanted_ports(plan, options))
-        _show(plan, [] if dev is None else dev.rows)
-        if not confirm(f"Run {plan.run_name} on {fleet.name}?", yes=options.yes):
+        patience = waiting.patience(fleet, options.wait, options.max_wait)
+        finish = (lambda plan: plan) if dev is None else dev.planned
+        launch = Launch(transport, fleet, Wishes(task, overrides, patience, finish, content), notify=note)
+        views: Mapping[str, NodeView] = schedule.idle(seen.views) if task.schedule else seen.views
+        planned = _preview(launch, views, [] if dev is None else dev.rows)
+        if planned is not None:
+            _local_ports(planned, options)  # one that is taken is told before anything is started
+        if not confirm(f"Run {launch.name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
-        if task.schedule is not None:
-            return await scheduling.hand_over(plan, transport)
+        if task.schedule is not None and planned is not None:
+            return await scheduling.hand_over(planned, transport)
         if dev is not None:
             dev.ready(fleet, seen)
-        try:
-            await delivery.deliver_content(transport, plan)
-            await _submit(plan, fleet, transport)
-        except (asyncio.CancelledError, Interrupted):
-            await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
-            raise Interrupted(f"interrupted; {plan.run_name} was not started.") from None
-        note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
-        if dev is not None:
-            async with forwarded(transport, local_ports, note):
-                return await dev.stay(plan, fleet, transport)
-        if options.detach:
-            note(f"Follow it with: lambdactl attach {plan.run_name}")
-            return EXIT_OK
-        hosts = {node.rank: node.name for node in plan.nodes}
-        async with forwarded(transport, local_ports, note):
-            code = await follow_to_end(
-                transport,
-                plan.run_id,
-                plan.run_name,
-                hosts,
-                ranks=sorted(hosts) if options.all_ranks else [0],
-                log_dir=options.log_dir,
-                stop_when_interrupted=True,
-                hardware=_hardware(plan, seen),
-                images=plan.container is not None,
-            )
-    _remember(plan, state="ended", exit_code=code)
+            placed = await _start(launch, views, fleet, transport)
+            async with forwarded(transport, _local_ports(placed, options), note):
+                return await dev.stay(placed, fleet, transport)
+        if options.detach and not waiting.background() and (planned is None or task.retry is not None):
+            return await waiting.wait_in_background(transport, fleet, launch.name, task.source.text)
+        while True:
+            plan = await _start(launch, views, fleet, transport)
+            if options.detach and task.retry is None:
+                note(f"Follow it with: lambdactl attach {plan.run_name}")
+                return EXIT_OK
+            async with forwarded(transport, _local_ports(plan, options), note):
+                code, status = await _to_its_end(plan, seen, transport, options)
+            if not await _again(launch, status):
+                break
+            views = await launch.look()
+    if status is not None and status.final:
+        _remember(plan, state="ended", exit_code=code)
     return code
 
 
-def _wanted_ports(plan: RunPlan, options: Options) -> list[ports.Port]:
+def _local_ports(plan: RunPlan, options: Options) -> list[ports.Port]:
+    """The ports to forward while this command is attached, and where they are here."""
+    if options.detach or waiting.background():
+        return []
     jobs = job_specs(plan)
     ranks = [{"rank": n.rank, "node": n.name, "ports": jobs[n.name]["ports"]} for n in plan.nodes]
-    return ports.wanted(ranks, options.ports)
+    return ports.choose(ports.wanted(ranks, options.ports))
+
+
+def _preview(launch: Launch, views: Mapping[str, NodeView], more: list[tuple[str, object]]) -> RunPlan | None:
+    """Show where the run will go; None when it has to wait for its nodes. Raises Shortage when it may not wait."""
+    try:
+        plan = launch.make(views, {})
+    except Shortage as short:
+        waits = launch.waits.waits and short.passes
+        waiting.show_holders(views, short, waits=launch.waits.waits)
+        if not waits:
+            raise
+        note(f"{launch.name} will wait for its turn: {short.because}.")
+        return None
+    _show(plan, more)
+    return plan
+
+
+async def _start(launch: Launch, views: Mapping[str, NodeView], fleet: Fleet, transport: Transport) -> RunPlan:
+    """Reserve the nodes, as soon as they can be had, and start the run; an interruption leaves nothing behind."""
+    with waiting.ended_by_sigterm():
+        try:
+            _remember_waiting(launch, fleet)
+            plan = await launch.nodes(views)
+        except asyncio.CancelledError:
+            raise left_queue(launch.name) from None
+    try:
+        await delivery.deliver_content(transport, plan)
+        await _submit(plan, fleet, transport)
+    except (asyncio.CancelledError, Interrupted):
+        await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
+        raise Interrupted(f"interrupted; {plan.run_name} was not started.") from None
+    note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
+    return plan
+
+
+async def _again(launch: Launch, status: RunStatus | None) -> bool:
+    with waiting.ended_by_sigterm():
+        try:
+            return await launch.again(status)
+        except asyncio.CancelledError:
+            raise left_queue(launch.name) from None
+
+
+async def _to_its_end(
+    plan: RunPlan, seen: Survey, transport: Transport, options: Options
+) -> tuple[int, RunStatus | None]:
+    """Follow the run (the waiter in the background only watches it); its exit code, and its last status."""
+    hosts = {node.rank: node.name for node in plan.nodes}
+    if waiting.background():
+        status = await waiting.watch(transport, plan.run_id, hosts.values())
+        return report_end(status, plan.run_name), status
+    code = await follow_to_end(
+        transport,
+        plan.run_id,
+        plan.run_name,
+        hosts,
+        ranks=sorted(hosts) if options.all_ranks else [0],
+        log_dir=options.log_dir,
+        stop_when_interrupted=True,
+        hardware=_hardware(plan, seen),
+        images=plan.container is not None,
+    )
+    runs, _problems = await fetch_runs(transport, hosts.values(), plan.run_id)
+    return code, runs[0] if runs else None
 
 
 def _hardware(plan: RunPlan, seen: Survey) -> Hardware | str:
@@ -174,13 +237,25 @@ def _remember(plan: RunPlan, *, state: str, exit_code: int | None = None) -> Non
         database.remember_run(record)
 
 
+def _remember_waiting(launch: Launch, fleet: Fleet) -> None:
+    """Any host may come to have it, so that `stop` and `attach` by name ask all of them."""
+    hosts = tuple(host.name for host in fleet.hosts)
+    record = RunRecord(launch.run_id, launch.name, fleet.id, hosts, launch.submitted_at, "waiting")
+    with State() as database:
+        database.remember_run(record)
+
+
 def _refuse_same_name(name: str | None, seen: Survey) -> None:
     for status in seen.runs:
         if status.name == name:
             raise CapacityError(
-                f"a run named {name} is {status.state} on {', '.join(status.hosts.values())}; "
+                f"a run named {name} is {status.state}{_on(status)}; "
                 f"stop it with `lambdactl stop {name}`, or choose another name with -n."
             )
+
+
+def _on(status: RunStatus) -> str:
+    return f" on {', '.join(status.hosts.values())}" if status.hosts else ""
 
 
 def _show(plan: RunPlan, more: list[tuple[str, object]]) -> None:
@@ -197,9 +272,13 @@ def _show(plan: RunPlan, more: list[tuple[str, object]]) -> None:
         *more,
     ]
     print_table(("FIELD", "VALUE"), rows, to=err())
+    shared = any(not node.want.whole for node in plan.nodes)
     print_table(
-        ("RANK", "HOST", "ADDRESS", "GPUS"),
-        [(node.rank, node.name, node.ip, node.gpus) for node in plan.nodes],
+        ("RANK", "HOST", "ADDRESS", "GPUS", *(("BLOCKS",) if shared else ())),
+        [
+            (node.rank, node.name, node.ip, node.gpus, *((f"{node.want.blocks}/{node.want.of}",) if shared else ()))
+            for node in plan.nodes
+        ],
         to=err(),
     )
     for host, why in plan.excluded.items():

@@ -70,6 +70,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, to:
 
 STATE_STYLES = {
     "done": "green", "running": "cyan", "starting": "cyan", "pulling": "cyan", "scheduled": "cyan",
+    "queued": "yellow", "resting": "yellow",
     "reserved": "yellow", "stopping": "yellow", "failed": "bold red", "stopped": "yellow", "unknown": "magenta",
     "ready": "green", "busy": "cyan", "new": "yellow", "outdated": "yellow", "unreachable": "bold red",
 }  # fmt: skip
@@ -79,7 +80,7 @@ def state_text(state: str) -> Any:
     """A state in its colour."""
     from rich.text import Text
 
-    return Text(state, style=STATE_STYLES.get(state.split(" ")[0], ""))
+    return Text(state, style=STATE_STYLES.get(state.split(" ")[-1 if state[:1].isdigit() else 0], ""))
 
 
 def confirm(question: str, *, yes: bool) -> bool:

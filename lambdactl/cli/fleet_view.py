@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lambdactl.cli.console import size, state_text
-from lambdactl.fleet import Fleet
+from lambdactl.fleet import Fleet, FleetHost
 from lambdactl.fleet.facts import NodeFacts
 from lambdactl.provision import Change, Survey
+from lambdactl.run import blocks
 
 PLAN_COLUMNS = ("HOST", "ADDRESS", "STATE", "CHANGES")
 COLUMNS = ("HOST", "ADDRESS", "CPU", "MEMORY", "DISK", "GPUS", "DRIVER", "INFINIBAND", "STATE", "REASON")
@@ -24,6 +26,36 @@ def host_state(name: str, survey: Survey) -> str:
     if survey.needed.get(name):
         return "outdated" if facts.get("runner") else "new"
     return "busy" if facts.get("leases") else "ready"
+
+
+def busy_blocks(fleet: Fleet, host: FleetHost, known: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """(used, all) blocks of a host that is divided into several; None where it is not, or cannot be."""
+    if known is None:
+        return None
+    facts = NodeFacts.from_probe(dict(known))
+    with contextlib.suppress(ValueError):
+        of = blocks.division(fleet.blocks_of(host), facts)
+        return None if of == 1 else (of - blocks.free(of, len(facts.gpus), facts.leases), of)
+    return None
+
+
+def undivided(fleet: Fleet, survey: Survey) -> dict[str, str]:
+    """The hosts that cannot be divided into the blocks that the file asks for, each with one sentence."""
+    found: dict[str, str] = {}
+    for host in fleet.hosts:
+        try:
+            if host.name in survey.facts:
+                blocks.division(fleet.blocks_of(host), NodeFacts.from_probe(dict(survey.facts[host.name])))
+        except ValueError as error:
+            line = f":{host.line}" if host.line and host.blocks is not None else ""
+            found[host.name] = f"{host.name} {error}; correct 'blocks' in {fleet.path or 'the fleet file'}{line}."
+    return found
+
+
+def _shown_state(fleet: Fleet, host: FleetHost, survey: Survey) -> str:
+    """The host's state, with its blocks where it has several: "2/8 busy"."""
+    state, used = host_state(host.name, survey), busy_blocks(fleet, host, survey.facts.get(host.name))
+    return f"{used[0]}/{used[1]} busy" if state == "busy" and used is not None else state
 
 
 def plan_rows(fleet: Fleet, survey: Survey) -> list[Sequence[object]]:
@@ -52,7 +84,7 @@ def host_rows(fleet: Fleet, survey: Survey, failures: Mapping[str, str]) -> list
     for host in fleet.hosts:
         problem = survey.problems.get(host.name)
         reason = failures.get(host.name) or (problem.sentence if problem else _outstanding(survey, host.name))
-        state = "failed" if host.name in failures else host_state(host.name, survey)
+        state = "failed" if host.name in failures else _shown_state(fleet, host, survey)
         known = survey.facts.get(host.name)
         address = survey.addresses.get(host.name, "-")
         if known is None:
@@ -89,6 +121,7 @@ def as_json(fleet: Fleet, survey: Survey, failures: Mapping[str, str]) -> dict[s
     hosts = []
     for host in fleet.hosts:
         problem = survey.problems.get(host.name)
+        used = busy_blocks(fleet, host, survey.facts.get(host.name))
         hosts.append(
             {
                 "name": host.name,
@@ -96,6 +129,7 @@ def as_json(fleet: Fleet, survey: Survey, failures: Mapping[str, str]) -> dict[s
                 "state": "failed" if host.name in failures else host_state(host.name, survey),
                 "reason": failures.get(host.name) or (problem.sentence if problem else None),
                 "changes": [{"role": c.role, "why": c.why} for c in survey.needed.get(host.name, ())],
+                "blocks": None if used is None else {"used": used[0], "total": used[1]},
                 "facts": survey.facts.get(host.name),
             }
         )

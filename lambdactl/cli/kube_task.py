@@ -55,7 +55,7 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
             log_dir=options.log_dir,
             stop_when_interrupted=True,
             hardware=_hardware(plan),
-            wait=options.wait,
+            wait=bool(options.wait),
         )
     _remember(plan, fleet, state="ended", exit_code=code)
     return code
@@ -112,7 +112,7 @@ async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, 
     name = plan.run.run_name
     try:
         async with backend.session(ref) as session:
-            await Starter(session, wait=options.wait, notify=note).run()
+            await Starter(session, wait=bool(options.wait), notify=note).run()
     except (asyncio.CancelledError, Interrupted):
         await take_back(ref.client, ref.job_name, ref.uid)
         raise Interrupted(f"interrupted; {name} was not started.") from None

@@ -12,7 +12,7 @@ from lambdactl import spec
 from lambdactl.cli import kube_runs, services
 from lambdactl.cli.console import note
 from lambdactl.cli.finding import Found, found_run
-from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, SpecError
+from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, CapacityError, SpecError
 from lambdactl.run.follow import Follower
 from lambdactl.run.screen import LogOutput
 from lambdactl.run.status import RunStatus
@@ -76,7 +76,10 @@ def ranks_wanted(status: RunStatus, hosts: Mapping[int, str], rank: int | None, 
 
     Raises:
         SpecError: the run has no such rank, or its node is not known here.
+        CapacityError: it waits for its nodes.
     """
+    if status.waits:
+        raise CapacityError(f"{status.name} has no nodes and no log yet: {status.message}.")
     if all_ranks:
         return sorted(hosts)
     wanted = 0 if rank is None else rank

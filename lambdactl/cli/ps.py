@@ -151,5 +151,6 @@ def _row(fleet: str, status: RunStatus) -> tuple[object, ...]:
         "-" if status.exit_code is None else status.exit_code,
         ago(status.submitted_at),
         duration(end - started) if started else "-",
-        status.message or status.reason or pull_text(status),
+        (f"attempt {status.attempt}; " if status.attempt > 1 and not status.waits else "")
+        + (status.message or status.reason or pull_text(status)),
     )

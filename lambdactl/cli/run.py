@@ -41,8 +41,23 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int:
             ("owner", status.owner),
             ("submitted", ago(status.submitted_at)),
             *_dev_rows(status),
+            *([("attempt", status.attempt)] if status.attempt > 1 else []),
         ],
     )
+    if status.attempts:
+        print_table(
+            ("ATTEMPT", "STATE", "EXIT", "ENDED", "REASON"),
+            [
+                (
+                    number,
+                    state_text(str(attempt.get("state"))),
+                    "-" if attempt.get("exit_code") is None else attempt["exit_code"],
+                    ago(attempt.get("finished_at")),
+                    attempt.get("message") or attempt.get("reason") or "",
+                )
+                for number, attempt in enumerate(status.attempts, 1)
+            ],
+        )
     print_table(
         ("RANK", "NODE", "STATE", "EXIT", "REASON"),
         [

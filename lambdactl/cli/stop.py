@@ -51,6 +51,8 @@ def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
                 dev_alias.forget([status.run_id])
                 note(f"{status.name} has already ended ({status.state}).")
                 return EXIT_OK
+            if status.waits:
+                return await _leave_queue(found, yes=yes)
             if not confirm(f"Stop the run {status.name} on {status.nodes_num} nodes?", yes=yes):
                 return EXIT_FAILED
             untold = await stop_run(found.transport, status.run_id, found.hosts.values(), abort=abort)
@@ -65,3 +67,14 @@ def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
             return EXIT_UNREACHABLE if untold else EXIT_OK
 
     return asyncio.run(body())
+
+
+async def _leave_queue(found: Found, *, yes: bool) -> int:
+    """A run that waits has no nodes: every host of the fleet is told, and so is the controller that waits, by them."""
+    name = found.status.name
+    if not confirm(f"Take {name}, which waits, out of the queue?", yes=yes):
+        return EXIT_FAILED
+    hosts = [host.name for host in found.fleet.hosts]
+    untold = await stop_run(found.transport, found.status.run_id, hosts)
+    note(f"{name} is taken out of the queue.")
+    return EXIT_UNREACHABLE if len(untold) == len(hosts) else EXIT_OK

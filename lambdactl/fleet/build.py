@@ -44,6 +44,8 @@ def fleet_from_spec(spec: FleetSpec, *, path: str | None, overrides: Overrides |
         path=path,
         host_key_policy=_policy(overrides),
         container_engine=spec.container_engine,
+        blocks=spec.blocks,
+        when_full=spec.when_full,
     )
 
 

@@ -39,6 +39,7 @@ def fleet_from_hostvars(hostvars: Mapping[str, Mapping[str, Any]], order: Sequen
         hosts=tuple(hosts),
         network=None if network is None else str(network),
         host_key_policy=str(first["lambdactl_route"]["host_key_policy"]),
+        when_full=str(first.get("lambdactl_when_full") or "refuse"),
     )
 
 
@@ -56,6 +57,7 @@ def _host(name: str, variables: Mapping[str, Any]) -> FleetHost:
         index=int(variables["lambdactl_rank_order"]),
         route=Route(tuple(_hop(hop) for hop in route["hops"]), replace(_hop(route["target"]), **changes)),
         internal_ip=None if internal_ip is None else str(internal_ip),
+        blocks=variables.get("lambdactl_blocks"),
         host_key_alias=None if alias is None else str(alias),
     )
 

@@ -131,6 +131,12 @@ class Fleet:
     path: str | None = None
     host_key_policy: str = "accept-new"
     container_engine: str | None = None
+    blocks: int | str = 1
+    when_full: str = "refuse"
+
+    def blocks_of(self, host: FleetHost) -> int | str:
+        """How many blocks a host is divided into: its own setting, else the fleet's; a number or ``auto``."""
+        return self.blocks if host.blocks is None else host.blocks
 
     @property
     def role_variables(self) -> dict[str, str]:

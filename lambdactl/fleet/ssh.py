@@ -62,6 +62,10 @@ def host_vars(fleet: Fleet, host: FleetHost) -> dict[str, Any]:
         variables["ansible_ssh_private_key_file"] = _ansible_key(target.identity_file)
     if fleet.network is not None:
         variables["lambdactl_network"] = fleet.network
+    if fleet.when_full != "refuse":
+        variables["lambdactl_when_full"] = fleet.when_full
+    if fleet.blocks_of(host) != 1:
+        variables["lambdactl_blocks"] = fleet.blocks_of(host)
     return {**variables, **fleet.role_variables}
 
 

@@ -122,11 +122,10 @@ def make(job: Job, engine: Engine, folder: str, terminal: str) -> Place:
     place = Place(terminal=terminal)
     place.cgroup_parent = cgroup_parent(engine, job.run_id, paths.read_text("/proc/self/cgroup"))
     outside = place.cgroup_parent is not None and place.cgroup_parent.endswith(".slice")
-    share = getattr(job, "share", None)
-    limits_of = [int(limit) for limit in (job.memory_limit, share.memory if share else None) if limit]
-    place.memory = min(limits_of) if limits_of and outside else None  # below the unit its own limit counts
+    memory = job.memory_max()
+    place.memory = memory if memory and outside else None  # below the unit its own limit counts
     # On cgroup v2 the unit's CPU set holds for all below it, and a group of its own there need not have the controller.
-    place.cpus = list(share.cpus) if share and (outside or engine.cgroup_version == "1") else []
+    place.cpus = list(job.share.cpus) if job.share and (outside or engine.cgroup_version == "1") else []
     place.gpus = gpu_names(job, engine)
     place.devices = [path for path in DEVICES if os.path.exists(path)] if not container.privileged else []
     place.limits = limits(engine)

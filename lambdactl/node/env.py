@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 
-from . import lease, paths, places
+from . import lease, paths, places, share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _visible_gpus(job: Job) -> dict[str, str]:
     total = (lease.read(job.run_id) or {}).get("total")
     if job.gpus is None or total is None or len(job.gpus) >= int(total):
         return {}
-    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, job.gpus))}
+    return {"CUDA_VISIBLE_DEVICES": share.visible_devices(job.gpus)}
 
 
 def defaults(job: Job, user: User) -> dict[str, str]:

@@ -55,7 +55,7 @@ def parse(text: str) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def finish_query(query: programs.Program | None, problems: list[str]) -> tuple[list[dict[str, Any]], str | None]:
-    """(GPUs, driver's version); whatever is wrong is appended to problems. The number of GPUs is kept for `count`."""
+    """(GPUs, driver's version); whatever is wrong is appended to problems. The GPUs are kept for `known`."""
     on_bus = _pci_gpus()
     gpus: list[dict[str, Any]] = []
     driver = None
@@ -73,13 +73,19 @@ def finish_query(query: programs.Program | None, problems: list[str]) -> tuple[l
             f"nvidia-smi reports {len(gpus)} GPUs, {on_bus} are on the PCI bus: look for Xid errors in `dmesg`"
         )
     if os.access(paths.STATE, os.W_OK):
-        paths.write_json(paths.GPU_CACHE, {"boot": paths.boot(), "count": len(gpus)})
+        kept = [{name: gpu[name] for name in ("index", "uuid", "pci")} for gpu in gpus]
+        paths.write_json(paths.GPU_CACHE, {"boot": paths.boot(), "gpus": kept})
     return gpus, driver
 
 
-def count() -> int:
-    """How many GPUs the node has, from the last probe since the node was started, else asked now."""
+def known() -> list[dict[str, Any]]:
+    """The GPUs (`index, uuid, pci`), from the last probe since the node was started, else asked now."""
     cached = paths.read_json(paths.GPU_CACHE)
-    if isinstance(cached, dict) and cached.get("boot") == paths.boot():
-        return int(cached["count"])
-    return len(finish_query(start_query(), [])[0])
+    if isinstance(cached, dict) and cached.get("boot") == paths.boot() and isinstance(cached.get("gpus"), list):
+        return list(cached["gpus"])
+    return finish_query(start_query(), [])[0]
+
+
+def count() -> int:
+    """How many GPUs the node has."""
+    return len(known())

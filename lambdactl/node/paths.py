@@ -20,6 +20,7 @@ OPT = ROOT + "/opt/lambdactl"
 STATE = ROOT + "/var/lib/lambdactl"
 RUNS = STATE + "/runs"
 LEASES = STATE + "/leases"
+QUEUE = STATE + "/queue"
 PROVISIONED = STATE + "/provisioned"
 RUNNER = OPT + "/runner.pyz"
 GPU_CACHE = STATE + "/gpus.json"
@@ -55,7 +56,7 @@ def unit_name(identifier: str) -> str:
 
 def make_state_dirs() -> None:
     """Create the folders that every operation relies on; a job's user may pass through, not list."""
-    for path, mode in ((STATE, 0o755), (RUNS, 0o711), (LEASES, 0o700), (PROVISIONED, 0o755)):
+    for path, mode in ((STATE, 0o755), (RUNS, 0o711), (LEASES, 0o700), (QUEUE, 0o700), (PROVISIONED, 0o755)):
         if not os.path.isdir(path):
             os.makedirs(path, exist_ok=True)
             os.chmod(path, mode)

@@ -140,5 +140,6 @@ def probe(wanted: dict[str, Any]) -> dict[str, Any]:
     facts["runner"] = provisioned.sha256(paths.RUNNER) if os.path.exists(paths.RUNNER) else None
     facts["provisioned"] = provisioned.report(manifests, packages, wanted, problems)
     facts["leases"] = lease.current()
+    facts["queue"] = lease.queue()
     facts["problems"] = problems
     return facts

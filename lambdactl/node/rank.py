@@ -9,7 +9,7 @@ import os
 import signal
 import time
 
-from . import control, env, lease, paths, places, spec, state, volumes
+from . import control, env, lease, paths, places, share, spec, state, volumes
 from .cgroup import JobGroup
 from .container_rank import ContainerRank
 from .control import ControlServer, Peer
@@ -43,6 +43,7 @@ class Supervisor:
         self.loop = Loop()
         self.log = LogWriter(paths.run_dir(job.run_id) + "/log", job.log_limit)
         self.processes: JobGroup | ProcessTree = JobGroup() if paths.has_systemd() else ProcessTree(self._helpers)
+        self._take_in = share.adopting(job.share, self.processes.adopt)
         self.value = state.read(job.run_id) or state.create(job)
         self.coordinator: Coordinator | None = None
         self._preparation: Preparation | None = None
@@ -205,7 +206,7 @@ class Supervisor:
                 variables,
                 (null, theirs, theirs),
                 cwd=directory,
-                job=self.processes.adopt,
+                job=self._take_in,
                 setup=lambda: volumes.enter_own(self.job),
             )
         finally:
@@ -362,7 +363,7 @@ class Supervisor:
     def _adopt(self, peer: Peer) -> dict[str, Any]:
         if self.value["state"] != "running":
             raise NodeError("not-found", "the run's commands are not running on this node")
-        return {"adopted": self.processes.adopt(peer.pid), "env": self._logins, "inside": self._inside()}
+        return {"adopted": self._take_in(peer.pid), "env": self._logins, "inside": self._inside()}
 
     def _inside(self) -> int | None:
         """A process whose mount namespace others must enter to see the run's volumes."""

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 
-from . import blobs, lease, locks, paths, repair, schedule, state
+from . import blobs, blocks, lease, locks, paths, repair, schedule, state, tickets
 from .errors import NodeError, as_object
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_REQUEST = 64 << 20
 KEEP_RUNS = 50
 DEFAULT_TTL = 60.0
+DEFAULT_QUEUE_TTL = 30.0
 OWNER_LENGTH = 200
 
 
@@ -44,18 +45,57 @@ def _reserve(request: dict[str, Any]) -> dict[str, Any]:
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl <= 86400:
         raise NodeError("bad-request", f"reserve: ttl is {str(ttl)[:40]!r}, allowed is 1 to 86400 seconds")
     run, name = paths.run_id(request.get("run_id")), paths.run_key(request.get("run_name"))
+    wanted = blocks.parse(request["blocks"], request.get("of")) if request.get("blocks") is not None else gpus
+    priority, limit = request.get("priority", 0), request.get("limit")
+    if type(priority) is not int or not (limit is None or (type(limit) in (int, float) and limit >= 0)):
+        raise NodeError("bad-request", "reserve: priority is a number from 0 to 100, limit is seconds or null")
     _repair_all()
+    from . import share, topology
     from .gpus import count
 
-    owner = str(request.get("owner") or "")[:OWNER_LENGTH]
-    return {"gpus": lease.reserve(run, name, owner, gpus, float(ttl), count())}
+    owner, total = str(request.get("owner") or "")[:OWNER_LENGTH], count()
+    if isinstance(wanted, tuple):
+        blocks.check(len(topology.cpus()), total, wanted[1])
+    mine = lease.reserve(run, name, owner, wanted, float(ttl), total, priority=priority, limit=limit)
+    return {"gpus": mine["gpus"], "share": share.of_lease(mine)}
+
+
+def _queue(request: dict[str, Any]) -> dict[str, Any]:
+    """Put a waiting run into the queue or renew its place; the answer is all that the waiting controller decides by."""
+    ttl = request.get("ttl", DEFAULT_QUEUE_TTL)
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl <= 3600:
+        raise NodeError("bad-request", f"queue: ttl is {str(ttl)[:40]!r}, allowed is 1 to 3600 seconds")
+    ticket = tickets.parse(request, float(ttl))
+    _repair_all()
+    with locks.held(lease.lock()):
+        mine = tickets.put(ticket)
+        return {"ticket": mine, "queue": tickets.current(), "leases": lease.in_force(), "time": time.time()}
+
+
+def _dequeue(request: dict[str, Any]) -> dict[str, Any]:
+    run = paths.run_id(request.get("run_id"))
+    with locks.held(lease.lock()):
+        tickets.remove(run)
+    return {}
+
+
+def _as_leased(raw: dict[str, Any]) -> dict[str, Any]:
+    """The job with what this node's lease has given it: a plan only says how many blocks it wants."""
+    from . import share
+
+    if raw.get("share") is None:
+        return raw
+    mine = lease.read(paths.run_id(raw.get("run_id")))
+    if mine is None or not mine.get("of"):
+        return {**raw, "share": None}
+    return {**raw, "gpus": mine["gpus"], "share": share.of_lease(mine)}
 
 
 def _start(request: dict[str, Any]) -> dict[str, Any]:
     from . import contents, env, service_port, unit
     from .spec import Job
 
-    job = Job(request.get("job"))
+    job = Job(_as_leased(as_object(request.get("job"))))
     for manifest in contents.manifests(job):
         contents.read_manifest(manifest)
     folder = paths.run_dir(job.run_id)
@@ -90,6 +130,13 @@ def _release(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _ranks(ranks: list[dict[str, Any]], key: str | None = None) -> dict[str, Any]:
+    """An answer of `status`; with the whole queue, when the run with this name or id (None: any run) is in it."""
+    queue = lease.queue()
+    told = queue and (key is None or any(key in (item["run_id"], item["run_name"]) for item in queue))
+    return {"ranks": ranks, "queue": queue} if told else {"ranks": ranks}
+
+
 def _repair_all() -> list[dict[str, Any]]:
     found = [(run, repair.repair(run)) for run in state.run_ids()]
     return [repair.public(value, run) for run, value in found if value is not None]
@@ -101,13 +148,13 @@ def _status(request: dict[str, Any]) -> dict[str, Any]:
         run = state.find(key)
         value = repair.repair(run) if run is not None else None
         if run is not None and value is not None:
-            return {"ranks": [repair.public(value, run)]}
+            return _ranks([repair.public(value, run)], key)
         waiting = [item for item in lease.current() if key in (item["run_id"], item["run_name"])]
-        return {"ranks": [state.reserved(item) for item in waiting] or schedule.shown(key)}
+        return _ranks([state.reserved(item) for item in waiting] or schedule.shown(key), key)
     ranks = _repair_all()
     known = {value["run_id"] for value in ranks}
     ranks += [state.reserved(item) for item in lease.current() if item["run_id"] not in known]
-    return {"ranks": ranks + schedule.shown()}
+    return _ranks(ranks + schedule.shown())
 
 
 def _stop(request: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +162,8 @@ def _stop(request: dict[str, Any]) -> dict[str, Any]:
     grace = request.get("grace")
     if grace is not None and (isinstance(grace, bool) or not isinstance(grace, (int, float)) or grace < 0):
         raise NodeError("bad-request", f"stop: grace is {str(grace)[:40]!r}, allowed is a number of seconds")
+    with locks.held(lease.lock()):
+        tickets.cancel(key, str(request.get("message") or request.get("reason") or "on request"))
     run = state.find(key)
     if run is None:
         return {"ranks": []}
@@ -184,6 +233,8 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "reserve": _reserve,
     "start": _start,
     "release": _release,
+    "queue": _queue,
+    "dequeue": _dequeue,
     "status": _status,
     "stop": _stop,
     "update": _update,

@@ -32,7 +32,8 @@ def requests_to_start(service: Service, host: Host, item: Instance) -> list[dict
         "service": {"name": service.name, "replica": item.number, "port": service.port},
     }
     reserve = {"op": "reserve", "run_id": item.run, "run_name": name, "owner": str(job.get("owner") or ""), "ttl": TTL}
-    return [{**reserve, **(host.job.get("reserve") or {"gpus": "all"})}, {"op": "start", "job": job}]
+    wanted = host.job.get("share") or {"gpus": "all"}  # the node puts what its lease has given in the place of `share`
+    return [{**reserve, **wanted}, {"op": "start", "job": job}]
 
 
 def requests_to_stop(item: Instance) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from . import container, contents, dev, paths, service_port, utilization, volumes
+from . import container, contents, dev, paths, service_port, share, utilization, volumes
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -102,6 +102,7 @@ class Job:
         self.env = self._env(raw.get("env", {}))
         self.defaults = self._env(raw.get("defaults") or {}, "defaults")
         self.gpus = self._gpus(raw.get("gpus"))
+        self.share = share.parse(raw.get("share"))
         self.startup_order = _choice(raw, "startup_order", STARTUP_ORDERS)
         self.stop_criteria = _choice(raw, "stop_criteria", STOP_CRITERIA)
         self.on_node_failure = _choice(raw, "on_node_failure", ON_NODE_FAILURE)
@@ -130,6 +131,11 @@ class Job:
     def node(self) -> Node:
         """This node."""
         return self.nodes[self.rank]
+
+    def memory_max(self) -> int | None:
+        """The least of the memory limits that hold for the job: its own, and that of its share of the node; bytes."""
+        limits = [int(limit) for limit in (self.memory_limit, self.share.memory if self.share else None) if limit]
+        return min(limits) if limits else None
 
     @property
     def multi_node(self) -> bool:

@@ -48,6 +48,7 @@ def new(job: Job) -> dict[str, Any]:
         "prepared": not job.prepares,
         "tags": job.tags,
         "ports": job.ports,
+        "attempt": job.raw.get("attempt"),
         "gang": None,
         "boot": paths.boot(),
     }

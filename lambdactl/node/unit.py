@@ -7,7 +7,7 @@ import select
 import shutil
 import subprocess
 
-from . import paths, repair
+from . import paths, repair, share
 from .errors import NodeError
 from .spec import Job
 
@@ -15,11 +15,14 @@ READY_TIMEOUT = 30.0
 
 
 def properties(job: Job, runner: list[str]) -> dict[str, str]:
-    """The unit's properties.
+    """The unit's properties; a property that is set several times has its values on lines of their own.
 
     KillMode=mixed: whoever stops the unit lets the supervisor do it in order; once the supervisor is gone, everything
     left in the group is killed at once. OOMPolicy=continue: the supervisor reports an out-of-memory kill itself.
     """
+    memory = job.memory_max()
+    # A container has a device list of its own, made by its engine, which must not be larger than its unit's.
+    gpus = None if job.container is not None else job.gpus or []
     return {
         "KillMode": "mixed",
         "TimeoutStopSec": str(int(job.stop_grace) + 15),
@@ -31,7 +34,8 @@ def properties(job: Job, runner: list[str]) -> dict[str, str]:
         "LimitNOFILE": "1048576",
         "LimitSTACK": "8388608:infinity",
         "LimitCORE": "0",
-        **({"MemoryMax": str(int(job.memory_limit))} if job.memory_limit else {}),
+        **({"MemoryMax": str(memory)} if memory else {}),
+        **share.unit_properties(job.share, gpus),
     }
 
 
@@ -39,7 +43,9 @@ def systemd_argv(job: Job, runner: list[str]) -> list[str]:
     """The systemd-run command line that starts a rank and returns once it is supervised."""
     argv = ["systemd-run", "--quiet", "--collect", f"--unit={paths.unit_name(job.run_id)}", "--service-type=notify"]
     argv.append(f"--description=lambdactl: rank {job.rank} of {job.run_name}")
-    argv += [f"--property={name}={value}" for name, value in properties(job, runner).items()]
+    argv += [
+        f"--property={name}={part}" for name, value in properties(job, runner).items() for part in value.split("\n")
+    ]
     return [*argv, *runner, "rank", job.run_id]
 
 

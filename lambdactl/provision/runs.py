@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from lambdactl.errors import EXIT_FAILED, EXIT_LOST, CapacityError, LambdactlError, SpecError
 from lambdactl.provision.actions import TaskVars, play_fleet
@@ -19,12 +19,14 @@ from lambdactl.provision.interrupts import Screen, interruptions
 from lambdactl.provision.probe import reach
 from lambdactl.provision.services import stop_service_play
 from lambdactl.provision.task_options import TaskOptions
+from lambdactl.run.admission import Patience
 from lambdactl.run.content import collect
 from lambdactl.run.control import stop_run, wait_ended, wait_up
 from lambdactl.run.deliver import deliver
 from lambdactl.run.dev import as_task, job_key
 from lambdactl.run.follow import Follower
-from lambdactl.run.plan import NodeView, RunPlan, job_specs, make_plan
+from lambdactl.run.launch import Launch, Wishes, left_queue
+from lambdactl.run.plan import NodeView, RunPlan, job_specs
 from lambdactl.run.screen import LogOutput
 from lambdactl.run.status import FINAL, RunStatus, fetch_runs
 from lambdactl.run.submit import submit
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 # workers 5 s after Ctrl-C.
 _AFTER_INTERRUPTION = 4.0
 _PATIENCE = 60.0
+
+T = TypeVar("T")
 
 
 async def run_task(
@@ -68,19 +72,55 @@ async def run_task(
         if len(asked) == len(chosen):
             raise asked[0].error()
         _refuse_same_name(options.overrides.name or task.name, seen.runs)
-        views = {
-            name: view if name in chosen else NodeView(name, problem="is not among the hosts of this play")
-            for name, view in seen.views.items()
-        }
-        plan = replace(make_plan(task, fleet, views, options.overrides, content), dev=dev)
-        result = _planned(plan)
+        patience = options.patience if options.patience.waits else Patience(waits=fleet.when_full == "wait")
+        wishes = Wishes(task, options.overrides, patience, lambda plan: replace(plan, dev=dev), content)
+        launch = Launch(transport, fleet, wishes, only=chosen, notify=note)
         if check:
-            return result
-        await deliver(transport, plan.places(), content.blobs)
+            return _planned(launch.make(seen.views, {}))
+        try:
+            return await _attempts(launch, seen.views, options, transport, screen, note)
+        except asyncio.CancelledError:
+            raise left_queue(launch.name) from None
+
+
+async def _attempts(
+    launch: Launch,
+    views: Mapping[str, NodeView],
+    options: TaskOptions,
+    transport: Transport,
+    screen: Screen,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Every attempt of a run (the file's `retry`); the last one's result."""
+    while True:
+        plan = await _nodes(launch, views, screen)
+        await deliver(transport, plan.places(), plan.content.blobs)
         await _start(plan, transport)
         note(f"{plan.run_name} is started on {', '.join(node.name for node in plan.nodes)}.")
-        result = {**result, "started": True, "state": "running"}
-        return {**result, **await _follow(plan, options, transport, screen, note)} if options.wait else result
+        result = {**_planned(plan), "started": True, "state": "running"}
+        if not options.wait:
+            return result
+        result |= await _follow(plan, options, transport, screen, note)
+        runs, _ = await fetch_runs(transport, [node.name for node in plan.nodes], plan.run_id)
+        if not await _until_interrupted(launch.again(runs[0] if runs else None), screen):
+            return result
+        views = await launch.look()
+
+
+async def _nodes(launch: Launch, views: Mapping[str, NodeView], screen: Screen) -> RunPlan:
+    return await _until_interrupted(launch.nodes(views), screen)
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, T], screen: Screen) -> T:
+    """What work returns; an interruption cancels it, so that it gives its place in the queue back."""
+    waiting = asyncio.ensure_future(work)
+    with interruptions(screen) as queue:
+        event = asyncio.ensure_future(queue.get())
+        await asyncio.wait((waiting, event), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+        event.cancel()
+        return await waiting
 
 
 def _read(file: str) -> tuple[TaskSpec, dict[str, Any] | None]:
@@ -118,7 +158,7 @@ def _refuse_same_name(name: str | None, runs: Sequence[RunStatus]) -> None:
     for status in runs:
         if status.name == name:
             raise CapacityError(
-                f"a run named {name} is {status.state} on {', '.join(status.hosts.values())}; "
+                f"a run named {name} is {status.state} on {', '.join(status.hosts.values()) or 'no node yet'}; "
                 "stop it with playbooks/stop_run.yml, or choose another run_name."
             )
 

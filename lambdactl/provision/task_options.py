@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdactl.errors import SpecError
+from lambdactl.run.admission import Patience
 from lambdactl.run.container import check_engine
 from lambdactl.run.plan import NODE_TIMEOUT, Overrides
 from lambdactl.spec import EnvVar, parse_duration, parse_env_item, parse_name
@@ -27,6 +28,7 @@ class TaskOptions:
     show_log: bool
     log_dir: Path | None
     on_interrupt: str
+    patience: Patience
 
 
 def task_options(arguments: Mapping[str, Any], truth: Callable[[Any], bool]) -> TaskOptions:
@@ -62,6 +64,7 @@ def task_options(arguments: Mapping[str, Any], truth: Callable[[Any], bool]) -> 
         show_log=truth(arguments.get("show_log", True)),
         log_dir=Path(str(log_dir)).expanduser().absolute() if log_dir else None,
         on_interrupt=on_interrupt,
+        patience=_patience(arguments, truth),
     )
 
 
@@ -77,6 +80,11 @@ def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise SpecError("run_args must be a list of arguments, or a text.")
     return tuple(str(item) for item in value)
+
+
+def _patience(arguments: Mapping[str, Any], truth: Callable[[Any], bool]) -> Patience:
+    limit = _seconds(arguments.get("max_queue"), "run_max_queue")
+    return Patience(waits=truth(arguments.get("queue") or False) or limit is not None, limit=limit)
 
 
 def env_items(value: Any) -> tuple[EnvVar, ...]:

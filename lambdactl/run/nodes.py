@@ -23,6 +23,8 @@ _RUNNER = (
     'sudo -n true 2>/dev/null || {{ echo "lambdactl: no sudo" >&2; exit 97; }}; '
     'exec sudo -n $p -I -S "$r" {verb}'
 )
+# Refusals that another moment may lift: in use, kept for a run that comes first, the name is taken.
+CAPACITY_CODES = ("busy", "queued", "exists")
 _EXIT_NO_RUNNER, _EXIT_NO_SUDO = 96, 97
 
 
@@ -53,7 +55,7 @@ class Problem:
 
 def error_of(code: str | None, sentence: str) -> LambdactlError:
     """The exception, and with it the exit code, for a Problem's code."""
-    if code == "busy":
+    if code in CAPACITY_CODES:
         return CapacityError(sentence)
     if code in get_args(FailureKind):
         return ConnectionFailed(sentence)

@@ -15,14 +15,15 @@ from typing import Any
 
 from lambdactl.errors import CapacityError, SpecError
 from lambdactl.fleet import Fleet
-from lambdactl.fleet.facts import NodeFacts
 from lambdactl.fleet.interfaces import run_defaults
-from lambdactl.fleet.match import reasons
 from lambdactl.fleet.network import common_cidr, internal_ips
 from lambdactl.run import extras, groups, interpolate, secrets
+from lambdactl.run.blocks import WHOLE, Want
 from lambdactl.run.container import choose_engine, container_key, container_reason, image_of
 from lambdactl.run.content import RunContent
 from lambdactl.run.pinning import pinned
+from lambdactl.run.placement import NodeView as NodeView
+from lambdactl.run.placement import Placement, place
 from lambdactl.run.tools import prelude, tools_reason
 from lambdactl.spec import EnvVar, TaskSpec, line_in, merge_env, resolve_env
 
@@ -31,28 +32,16 @@ NODE_TIMEOUT = 120.0
 # Logs are rotated, never cut off: bytes kept a rank.
 LOG_LIMIT = 4 << 30
 
-# Fields of dstack's task file that need containers or a scheduler, which this version has not: refused, not ignored.
-_UNSUPPORTED = (
-    "retry",
-)  # fmt: skip
+# The address of a single node that shares no network with the other hosts; on several nodes such a host takes no part.
+_ALONE = "127.0.0.1"
 
 _ADJECTIVES = ("brave", "calm", "clever", "eager", "fair", "fast", "gentle", "keen", "loud", "merry", "proud", "quick")
 _NOUNS = ("badger", "crane", "falcon", "heron", "lynx", "marten", "otter", "panda", "puffin", "raven", "seal", "wolf")
 
 
 @dataclass(frozen=True)
-class NodeView:
-    """What is known of one host before a run: facts and leases from its probe, or the problem that hides them."""
-
-    name: str
-    facts: NodeFacts | None = None
-    leases: Sequence[Mapping[str, Any]] = ()
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
 class PlannedNode:
-    """One rank's place."""
+    """One rank's place; `want` is the share of the host that it takes."""
 
     rank: int
     name: str
@@ -60,6 +49,7 @@ class PlannedNode:
     gpus: int
     ssh_user: str | None
     ssh_port: int
+    want: Want = WHOLE
 
 
 @dataclass(frozen=True)
@@ -92,6 +82,10 @@ class RunPlan:
     defaults: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     dev: Mapping[str, Any] | None = None
     content: RunContent = field(default_factory=RunContent)
+    attempt: Mapping[str, Any] | None = None
+    """The number of this attempt and how those before it ended, for a run that is retried."""
+    wants: Mapping[str, Want] = field(default_factory=dict)
+    """What the run wants of each host that could take it, chosen or not."""
 
     @property
     def gpus(self) -> int:
@@ -117,6 +111,35 @@ class Overrides:
     container_engine: str = "auto"
     pull_timeout: int | None = None
     args: Sequence[str] = ()
+    whole: bool = False
+    """Take whole hosts although the fleet is divided into blocks."""
+
+
+class Shortage(CapacityError):
+    """Too few hosts are free now; `placement` says which hosts would do when they are."""
+
+    def __init__(self, message: str, placement: Placement, nodes: int) -> None:
+        super().__init__(message)
+        self.placement = placement
+        self.nodes = nodes
+
+    @property
+    def passes(self) -> bool:
+        """Whether enough hosts could take the run if others were not there: waiting helps."""
+        return len(self.placement.wants) >= self.nodes
+
+    @property
+    def because(self) -> str:
+        """The reason as one clause, for those who wait."""
+        found = self.placement
+        if not self.passes:
+            missing = [f"{name} {why}" for name, why in found.excluded.items() if name not in found.wants and why]
+            return f"{len(found.wants)} of {self.nodes} hosts can take it at present: {'; '.join(missing[:3])}"
+        free = f"{len(found.chosen)} of {self.nodes} nodes {'is' if len(found.chosen) == 1 else 'are'} free; "
+        shown = "; ".join(f"{name} {found.excluded[name]}" for name in found.busy[:3])
+        return (
+            (free if self.nodes > 1 else "") + shown + (f"; and {len(found.busy) - 3} more" if found.busy[3:] else "")
+        )
 
 
 def make_plan(
@@ -125,16 +148,19 @@ def make_plan(
     views: Mapping[str, NodeView],
     overrides: Overrides | None = None,
     content: RunContent | None = None,
+    *,
+    refused: Mapping[str, str] | None = None,
 ) -> RunPlan:
     """Choose the hosts of a run.
 
     Args:
         views: one for each host of the fleet.
         content: what the run takes with it (run/content.py).
+        refused: hosts whose lease was refused a moment ago, each with a clause that says why.
 
     Raises:
         SpecError: the file uses a field that this version cannot honour, or a variable has no value.
-        CapacityError: too few hosts fit, with every host's reason.
+        Shortage: too few hosts fit or are free, with every host's reason.
     """
     overrides = overrides or Overrides()
     _refuse_unsupported(task)
@@ -150,14 +176,26 @@ def make_plan(
     addresses, unaddressed = internal_ips(fleet, facts)
     engine = choose_engine(task, facts.values(), overrides.container_engine)
     container = container_key(task, env, engine=engine, pull_timeout=overrides.pull_timeout)
-    places, excluded = _choose(name, task, fleet, views, unaddressed, engine)
-    chosen: list[PlannedNode] = []
-    for host_name in places:
-        target = fleet.host(host_name).route.target
-        gpus = len(facts[host_name].gpus)
-        chosen.append(PlannedNode(len(chosen), host_name, addresses[host_name], gpus, target.user, target.port))
-    if len(chosen) < task.nodes:
-        raise CapacityError(_too_few(name, task, len(chosen), len(fleet.hosts), fleet.name, excluded))
+    placement = place(
+        task,
+        fleet,
+        views,
+        unaddressed=unaddressed,
+        lacking=lambda wanted, known: container_reason(wanted, known, engine) or tools_reason(wanted, known),
+        whole=overrides.whole,
+        refused=refused,
+    )
+    if len(placement.chosen) < task.nodes:
+        text = _too_few(name, task, len(placement.chosen), len(fleet.hosts), fleet.name, placement.excluded)
+        if placement.shortage:
+            text = f"{name} does not fit into {fleet.name}: {placement.shortage}."
+        raise Shortage(text, placement, task.nodes)
+    chosen = []
+    for rank, host in enumerate(fleet.host(host_name) for host_name in placement.chosen):
+        target, want = host.route.target, placement.wants[host.name]
+        gpus = want.gpus(facts[host.name])
+        address = addresses.get(host.name, _ALONE)
+        chosen.append(PlannedNode(rank, host.name, address, gpus, target.user, target.port, want))
     return RunPlan(
         run_id=str(uuid.uuid4()),
         run_name=name,
@@ -165,13 +203,14 @@ def make_plan(
         fleet_name=fleet.name,
         task=task,
         nodes=tuple(chosen),
-        excluded=excluded,
+        excluded=placement.excluded,
         env=env,
         mpi_network=common_cidr({node.name: node.ip for node in chosen}, facts) if len(chosen) > 1 else None,
         max_duration=overrides.max_duration if overrides.max_duration is not None else task.max_duration,
         owner=owner(),
         node_timeout=overrides.node_timeout,
         container=container,
+        wants=placement.wants,
         defaults=run_defaults(
             {node.name: facts[node.name] for node in chosen}, {node.name: node.ip for node in chosen}
         ),
@@ -206,6 +245,8 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
         **({} if plan.dev is None else {"dev": dict(plan.dev)}),
         **extras.job_keys(task),
         **plan.content.job_keys(),
+        "priority": task.priority,
+        "attempt": plan.attempt,
     }
     return {
         node.name: {
@@ -215,6 +256,7 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
             "ports": extras.ports(task, node.rank),
             "user": node.ssh_user if plan.container else task.user or node.ssh_user,
             "defaults": dict(plan.defaults.get(node.name, {})),
+            "share": None if node.want.whole else node.want.request(),
         }
         for node in plan.nodes
     }
@@ -249,14 +291,6 @@ def owner() -> str:
 
 
 def _refuse_unsupported(task: TaskSpec) -> None:
-    for name in _UNSUPPORTED:
-        if getattr(task, name, None):
-            raise SpecError(
-                f"'{name}' is a valid field, but this version runs commands on the hosts themselves "
-                "and cannot honour it; remove it to run there.",
-                filename=task.source.filename,
-                line=line_in(task, name),
-            )
     if not all(group.commands for group in task.groups or (task,)) and image_of(task) is None:
         raise SpecError("the task has no 'commands', so there is nothing to run.", filename=task.source.filename)
     for name in ("files", "repos", "volumes", "groups"):
@@ -272,50 +306,6 @@ def _script(task: TaskSpec, rank: int, places: Sequence[Sequence[str]]) -> str:
     if task.entrypoint:
         return ""
     return join_commands([*prelude(task), *interpolate.with_addresses(groups.commands(task, rank), places)])
-
-
-def _choose(
-    name: str,
-    task: TaskSpec,
-    fleet: Fleet,
-    views: Mapping[str, NodeView],
-    unaddressed: Mapping[str, str],
-    engine: str,
-) -> tuple[list[str], dict[str, str]]:
-    """Host names in rank order, and for each other host why it takes no part ("" where it is simply not needed)."""
-    hosts = [host.name for host in fleet.hosts]
-
-    def reasons_for(wanted: TaskSpec) -> dict[str, str]:
-        why = {host: _why_not(wanted, views[host], unaddressed.get(host), engine) for host in hosts}
-        return {host: reason for host, reason in why.items() if reason is not None}
-
-    if not task.groups:
-        excluded = reasons_for(task)
-        names = [host for host in hosts if host not in excluded]
-        return names[: task.nodes], excluded | dict.fromkeys(names[task.nodes :], "")
-    reasons = [reasons_for(groups.as_task(task, group)) for group in task.groups]
-    fits = [[host for host in hosts if host not in why] for why in reasons]
-    chosen = groups.assign(fits, [group.nodes for group in task.groups])
-    if chosen is None:
-        raise CapacityError(f"{name} does not fit into {fleet.name}: {groups.shortage(task, fits, reasons)}.")
-    names = [host for group in chosen for host in group]
-    return names, {host: reasons[0].get(host, "") for host in hosts if host not in names}
-
-
-def _why_not(task: TaskSpec, view: NodeView, unaddressed: str | None, engine: str) -> str | None:
-    if view.facts is None:
-        return view.problem or "is not known; apply the fleet file first"
-    unfit = reasons(task.resources, view.facts)
-    if unfit:
-        return "; ".join(unfit)
-    if view.facts.runner is None:
-        return "is not provisioned; apply the fleet file first"
-    if (lacking := container_reason(task, view.facts, engine) or tools_reason(task, view.facts)) is not None:
-        return lacking
-    if view.leases:
-        lease = view.leases[0]
-        return f"is in use by run {lease.get('run_name', '?')} of {lease.get('owner', 'somebody')}"
-    return unaddressed if task.nodes > 1 else None
 
 
 def _too_few(name: str, task: TaskSpec, fitting: int, hosts: int, fleet: str, excluded: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ async def add(transport: Runner, plan: RunPlan) -> float | None:
         "name": plan.run_name,
         "cron": list(plan.task.schedule.cron) if plan.task.schedule else [],
         "owner": plan.owner,
-        "reserve": {},
+        "reserve": {node.name: node.want.request() for node in plan.nodes},
         "jobs": [jobs[node.name] for node in plan.nodes],
     }
     master = plan.nodes[0].name

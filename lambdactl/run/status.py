@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ class RunStatus:
             answer.
         ranks: the RankStates that answered, by rank.
         unseen: hosts of the fleet that gave no answer (they may hold further ranks).
+        queue: while the run waits, `{place, of, priority, since, not_before}`.
+        attempt, attempts: the number of this attempt, and how those before it ended.
     """
 
     run_id: str
@@ -51,21 +54,33 @@ class RunStatus:
     first_failed_rank: int | None = None
     finished_at: float | None = None
     unseen: Mapping[str, str] = field(default_factory=dict)
+    queue: Mapping[str, Any] | None = None
+    attempt: int = 1
+    attempts: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the run has no nodes yet: it is in the queue, or rests before another attempt."""
+        return self.queue is not None
 
     @property
     def final(self) -> bool:
         """Nothing of this run executes any more."""
         return self.state in FINAL
 
+    def is_named(self, key: str | None) -> bool:
+        """Whether a name or id (None: any) means this run."""
+        return key is None or key in (self.name, self.run_id)
+
     @property
     def hosts(self) -> dict[int, str]:
         """Inventory names by rank, for the ranks that answered."""
-        return {int(rank["rank"]): str(rank["node"]) for rank in self.ranks}
+        return {int(rank["rank"]): str(rank["node"]) for rank in self.ranks if rank.get("rank") is not None}
 
     @property
     def dev(self) -> Mapping[str, Any] | None:
         """What its node says of a dev environment; None for another kind of run, and before it has begun."""
-        value = self.ranks[0].get("dev")
+        value = self.ranks[0].get("dev") if self.ranks else None
         return value if isinstance(value, dict) else None
 
     @property
@@ -87,12 +102,15 @@ class RunStatus:
             "nodes": self.nodes_num,
             "owner": self.owner,
             "submitted_at": self.submitted_at,
-            "tags": dict(self.ranks[0].get("tags") or {}),
+            "tags": dict((self.ranks[0].get("tags") if self.ranks else None) or {}),
             "finished_at": self.finished_at,
             "pull": self.pull,
             "ranks": [{key: value for key, value in rank.items() if key not in ("gang", "dev")} for rank in self.ranks],
             "unseen_hosts": dict(self.unseen),
             **({} if self.dev is None else {"dev": described(self.dev, self.name)}),
+            "queue": None if self.queue is None else dict(self.queue),
+            "attempt": self.attempt,
+            "attempts": [dict(attempt) for attempt in self.attempts],
         }
 
 
@@ -107,19 +125,64 @@ async def fetch_runs(
     answers = await call_all(transport, same(hosts, op="status", run=run))
     problems = {host: answer for host, answer in answers.items() if isinstance(answer, Problem)}
     ranks: dict[str, list[dict[str, Any]]] = {}
+    tickets: list[Mapping[str, Any]] = []
     for host, answer in answers.items():
         if isinstance(answer, Problem):
             continue
+        tickets += answer.get("queue") or ()
         for rank in answer.get("ranks", ()):
             ranks.setdefault(str(rank["run_id"]), []).append({**rank, "node": host})
     unseen = {host: problem.message for host, problem in problems.items()}
     runs = [combine(states, unseen) for states in ranks.values()]
+    # A run that has just reserved its nodes still has its ticket: its ranks are the news.
+    runs += [status for status in waiting(tickets) if status.run_id not in ranks and status.is_named(run)]
     return sorted(runs, key=lambda status: status.submitted_at, reverse=True), problems
+
+
+def in_order(tickets: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tickets of several hosts as one queue: each run once, by its newest ticket, in the order of the nodes."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for ticket in tickets:
+        known = newest.get(str(ticket["run_id"]))
+        if known is None or float(ticket["expires"]) > float(known["expires"]):
+            newest[str(ticket["run_id"])] = ticket
+    return sorted(newest.values(), key=lambda t: (-int(t["priority"]), float(t["since"]), str(t["run_id"])))
+
+
+def waiting(tickets: Iterable[Mapping[str, Any]]) -> list[RunStatus]:
+    """The runs in a fleet's queue, in its order."""
+    ordered = in_order(tickets)
+    found = []
+    for place, ticket in enumerate(ordered, 1):
+        resting = float(ticket.get("not_before") or 0) > time.time()
+        where = {"place": place, "of": len(ordered)} | {k: ticket[k] for k in ("priority", "since", "not_before")}
+        reason = str(ticket.get("reason") or "") or "it has just come"
+        found.append(
+            RunStatus(
+                run_id=str(ticket["run_id"]),
+                name=str(ticket["run_name"]),
+                state="resting" if resting else "queued",
+                ranks=(),
+                nodes_num=int(ticket["nodes"]),
+                submitted_at=float(ticket.get("submitted_at") or ticket["since"]),
+                owner=str(ticket.get("owner") or ""),
+                message=reason if resting else f"{ordinal(place)} of {len(ordered)} in the queue: {reason}",
+                queue=where,
+                attempt=int(ticket.get("attempt") or 1),
+            )
+        )
+    return found
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, ..."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def combine(states: Sequence[Mapping[str, Any]], unseen: Mapping[str, str] | None = None) -> RunStatus:
     """One run's status from its ranks' states."""
-    ranks = tuple(sorted(states, key=lambda state: int(state["rank"])))
+    ranks = tuple(sorted(states, key=lambda state: int(state["rank"] or 0)))
     first = ranks[0]
     gang = _gang(ranks)
     nodes_num = int(first.get("nodes_num") or len(ranks))
@@ -137,6 +200,8 @@ def combine(states: Sequence[Mapping[str, Any]], unseen: Mapping[str, str] | Non
         first_failed_rank=gang.get("first_failed_rank"),
         finished_at=gang.get("finished_at"),
         unseen=dict(unseen or {}) if len(ranks) < nodes_num else {},
+        attempt=int((first.get("attempt") or {}).get("number") or 1),
+        attempts=(first.get("attempt") or {}).get("earlier") or (),
     )
 
 
@@ -174,7 +239,7 @@ def _gang(ranks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         gang = state.get("gang")
         if isinstance(gang, dict) and gang and (state["rank"] == 0 or gang.get("state") in FINAL):
             return gang
-    if ranks[0]["rank"] == 0:
+    if not ranks[0]["rank"]:  # 0, or a node that is only reserved
         return {key: ranks[0].get(key) for key in ("state", "reason", "message", "exit_code", "finished_at")}
     # Rank 0's node is out of reach: when all others have ended, they know why.
     if all(state["state"] in FINAL for state in ranks):

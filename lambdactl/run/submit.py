@@ -17,6 +17,8 @@ from lambdactl.transport.api import Runner
 
 RESERVATION_TTL = 60
 _ATTEMPTS = 3
+# A run with max_duration holds its nodes so much longer at most: its start, and the kill after its grace time.
+_LEASE_SLACK = 60.0
 
 
 def write_plan_file(plan: RunPlan, path: Path) -> None:
@@ -59,10 +61,7 @@ async def submit(
     if not refusals:
         started = await call_all(
             transport,
-            {
-                host: {"op": "start", "job": {**job, "gpus": reserved[host]["gpus"]}}  # type: ignore[index]
-                for host, job in jobs.items()
-            },
+            {host: {"op": "start", "job": {**job, **_lease(reserved[host])}} for host, job in jobs.items()},
         )
         refusals = _problems(started)
         outcome["hosts"] = {
@@ -84,16 +83,48 @@ async def submit(
     return outcome
 
 
+def reservations(
+    run_id: str, run_name: str, owner: str, jobs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The `reserve` request of every host: the whole host, or the blocks that the job names."""
+    common = {"op": "reserve", "run_id": run_id, "run_name": run_name, "owner": owner, "ttl": RESERVATION_TTL}
+    return {
+        host: {
+            **common,
+            **(job.get("share") or {"gpus": "all"}),
+            "priority": job.get("priority") or 0,
+            "limit": lease_limit(job.get("max_duration"), job.get("stop_grace")),
+        }
+        for host, job in jobs.items()
+    }
+
+
+def lease_limit(max_duration: float | None, stop_grace: float | None) -> float | None:
+    """How long a run may hold its nodes at most, in seconds; None without a limit."""
+    return None if max_duration is None else max_duration + (stop_grace or 0) + _LEASE_SLACK
+
+
+async def reserve(
+    run_id: str, run_name: str, owner: str, jobs: Mapping[str, Mapping[str, Any]], transport: Runner
+) -> list[Problem]:
+    """Reserve all nodes of a run for a minute; the refusals, of which one is enough to give the others back."""
+    return _problems(await _reserve(run_id, run_name, owner, jobs, transport))
+
+
+def _lease(reply: Reply | Problem) -> dict[str, Any]:
+    """What the node has given: GPU indices, and the share that its blocks come to."""
+    assert not isinstance(reply, Problem)  # noqa: S101 (the caller starts a run only when every node has given it)
+    return {"gpus": reply["gpus"], "share": reply.get("share")}
+
+
 async def _reserve(
     run_id: str, run_name: str, owner: str, jobs: Mapping[str, Mapping[str, Any]], transport: Runner
 ) -> dict[str, Reply | Problem]:
     """Ask all nodes at once; two controllers that cross each other give back and try again after a random pause."""
-    request = {
-        "op": "reserve", "run_id": run_id, "run_name": run_name, "owner": owner, "gpus": "all", "ttl": RESERVATION_TTL,
-    }  # fmt: skip
+    requests = reservations(run_id, run_name, owner, jobs)
     answers: dict[str, Reply | Problem] = {}
     for attempt in range(_ATTEMPTS):
-        answers = await call_all(transport, dict.fromkeys(jobs, request))
+        answers = await call_all(transport, requests)
         refusals = _problems(answers)
         only_crossed = all(p.code == "busy" and (p.data or {}).get("reserved") for p in refusals)
         if not refusals or not only_crossed or attempt == _ATTEMPTS - 1:

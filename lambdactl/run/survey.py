@@ -9,8 +9,8 @@ from typing import Any
 from lambdactl.fleet import Fleet
 from lambdactl.fleet.facts import NodeFacts
 from lambdactl.run.nodes import Problem, call
-from lambdactl.run.plan import NodeView
-from lambdactl.run.status import RunStatus, combine
+from lambdactl.run.placement import NodeView
+from lambdactl.run.status import RunStatus, combine, waiting
 from lambdactl.transport.api import Runner
 
 
@@ -46,10 +46,14 @@ async def survey(transport: Runner, fleet: Fleet) -> Survey:
             continue
         facts, states = replies
         raw[name] = facts
-        views[name] = NodeView(name, facts=NodeFacts.from_probe(facts), leases=facts.get("leases") or ())
+        views[name] = NodeView(
+            name, NodeFacts.from_probe(facts), facts.get("leases") or (), queue=facts.get("queue") or ()
+        )
         for rank in states.get("ranks", ()):
             ranks.setdefault(str(rank["run_id"]), []).append({**rank, "node": name})
     runs = [status for states in ranks.values() if not (status := combine(states)).final]
+    tickets = [ticket for view in views.values() for ticket in view.queue]
+    runs += [status for status in waiting(tickets) if status.run_id not in ranks]
     return Survey(views, runs, problems, raw)
 
 

@@ -233,6 +233,12 @@ class FleetSpec(OfferFields):
     env: tuple[EnvVar, ...] = key(
         Variables(), "Environment variables of every run on the hosts; SSH fleets only.", default=()
     )
+    when_full: str = key(
+        Choice("refuse", "wait"),
+        "Whether runs on a full fleet are refused, or wait in its queue; SSH fleets only.",
+        default="refuse",
+        ours=True,
+    )
     nodes: NodesRange | None = key(NODES, "How many nodes; backend fleets only.")
     resources: Resources | None = key(RESOURCES, "Which nodes; backend fleets only.")
     retry: Retry | None = key(RETRY, "Whether provisioning is tried again; backend fleets only.", default_text="false")
@@ -265,6 +271,8 @@ def _check_fleet(fleet: FleetSpec, at: At) -> FleetSpec:
             raise at.problem("container_engine", "is for SSH fleets ('ssh_config') only; remove it")
         if fleet.env:
             raise at.problem("env", "is for SSH fleets ('ssh_config') only; remove it")
+        if fleet.when_full != "refuse":
+            raise at.problem("when_full", "is for SSH fleets ('ssh_config') only; remove it")
         return fleet
     wrong = [name for name in at.keys if name in BACKEND_ONLY and at.has(name)]
     if wrong:

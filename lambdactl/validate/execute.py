@@ -112,7 +112,7 @@ def _plan(
         for host, view in views.items()
     }
     variables = tuple(spec.parse_env_item(f"{key}={value}") for key, value in env.items())
-    return make_plan(task, fleet, mine, Overrides(env=variables))
+    return make_plan(task, fleet, mine, Overrides(env=variables, whole=True))
 
 
 async def _submit(transport: Transport, plan: RunPlan) -> str | None:

@@ -191,7 +191,8 @@ def test_a_job_with_some_gpus_sees_only_these(bed: Bed, gpus: Node) -> None:
     bed.runs.append(job["run_id"])
     gpus.call("start", job=job)
     bed.finish(job["run_id"])
-    assert gpus.log(job["run_id"]) == b"2,3,4-3\n127.0.0.1 slots=3\n"
+    uuids = ",".join(f"GPU-fa4e0000-0000-4000-8000-{index:012x}" for index in (2, 3, 4))
+    assert gpus.log(job["run_id"]).decode() == f"{uuids}-3\n127.0.0.1 slots=3\n"
 
 
 @pytest.mark.parametrize(("gpus_wanted", "winners"), [("all", 1), (3, 2)])
