@@ -2,7 +2,7 @@
 """Ansible action: run a task file on the hosts of the play, all at once: start it, follow it to its end, keep its logs.
 
 Options: task_file (path on the controller, required), run_name, env, args, max_duration, node_timeout, engine,
-pull_timeout, wait, all_ranks, show_log, log_dir, on_interrupt; docs/ansible.md says what they mean.
+pull_timeout, queue, max_queue, wait, all_ranks, show_log, log_dir, on_interrupt; docs/ansible.md says what they mean.
 Returns: lambdactl_run; see lambdactl.provision.runs.run_task. Fails when the run was not started or not done.
 """
 
