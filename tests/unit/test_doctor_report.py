@@ -194,6 +194,7 @@ def test_the_roles_variables_are_told_alike_everywhere() -> None:
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
     assert {name: option["default"] for name, option in options.items()} == defaults
     assert all(name.startswith("doctor_") for name in defaults)
+    assert options["doctor_state"]["choices"] == ["present", "absent"]
 
     def shown(value: object) -> str:
         return str(value).lower() if isinstance(value, bool) else str(value) or '""'

@@ -141,14 +141,10 @@ def test_no_package_of_a_role_is_a_driver_a_kernel_or_cuda() -> None:
             assert not name.startswith(("nvidia", "cuda", "linux-image", "libnccl")), name
 
 
-# No scenario yet; tests/integration/test_containers.py and test_services.py have these roles on a sandbox.
-WITHOUT_SCENARIO = {"container_engine", "ingress"}
-
-
 def test_every_role_has_a_molecule_scenario_that_looks_at_what_it_did() -> None:
     """Two small files a role: molecule/shared converges, repeats, checks, removes and compares for all of them."""
     roles = {path.parent.parent.name for path in (ROOT / "roles").glob("*/tasks/main.yml")}
-    for role in sorted(roles - WITHOUT_SCENARIO):
+    for role in sorted(roles):
         scenario = ROOT / "molecule" / role / "molecule.yml"
         assert scenario.is_file(), (
             f"write {scenario.relative_to(ROOT)} and verify.yml beside it, as the other roles have"

@@ -46,7 +46,15 @@ import os  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 TOOLKIT = ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
-STATE = ("/var/lib/docker/", "/var/lib/containerd/", "/etc/docker/", "/var/lib/containers/")
+STATE = (
+    "/var/lib/docker/",
+    "/var/lib/containerd/",
+    "/etc/docker/",
+    # containerd makes these when it starts. Others may put networks there: without a slash only an empty folder goes.
+    "/etc/cni",
+    "/etc/cni/net.d",
+    "/var/lib/containers/",
+)
 DOCKER_WITH_CDI = 25
 
 
