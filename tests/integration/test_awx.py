@@ -144,6 +144,22 @@ def test_validate(replay: Replay, inventory: dict[str, Any]) -> None:
     assert job.results("Measure, judge and blame")[FIRST]["status"] == "no verdict"
 
 
+def test_run_service_and_the_ingress_in_front_of_it(replay: Replay, inventory: dict[str, Any]) -> None:
+    job = launch(replay, inventory, "lambdactl run service", service_file="examples/sandbox-service.dstack.yml")
+    assert job.rc == 0, job.stdout
+    assert "web" in job.stdout
+    job = launch(replay, inventory, "lambdactl stop run", run_name="web")
+    assert job.rc == 0, job.stdout
+    job = launch(replay, inventory, "lambdactl ingress", "--check")
+    assert job.rc == 0, job.stdout
+    assert not changed(job)
+    # The cluster is shared: it is left as it was.
+    absent = {"ingress_state": "absent", "ingress_host": FIRST}
+    job = replay.job(TEMPLATES["lambdactl ingress"]["playbook"], inventory, absent)
+    assert job.rc == 0, job.stdout
+    assert changed(job)
+
+
 def test_teardown_over_ansibles_own_ssh(replay: Replay, inventory: dict[str, Any]) -> None:
     """Its roles run on the node; in check mode, because the cluster is shared."""
     job = launch(replay, inventory, "lambdactl teardown", "--check", "--diff", "-l", FIRST)
