@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 
 import pytest
@@ -17,10 +18,13 @@ def test_the_fleet_scenario(engine: None) -> None:
     # Molecule's own create finds this cluster and keeps it: so it carries this run's label and is removed whatever
     # happens, and Open MPI is there, whose installation test_provision.py tests.
     cluster = _up(workers=2, packages=STACK)
+    # Molecule hands the hosts' variables on without the trust that Ansible's look-ups need, and where HOME is not the
+    # user's own folder, the way to a host is a look-up of HOME.
+    home = pwd.getpwuid(os.getuid()).pw_dir
     try:
         done = subprocess.run(
             [str(ROOT / "scripts" / "molecule"), "fleet"],
-            cwd=ROOT, env={**os.environ, "LAMBDACTL_MOLECULE": cluster.name, "NO_COLOR": "1"},
+            cwd=ROOT, env={**os.environ, "HOME": home, "LAMBDACTL_MOLECULE": cluster.name, "NO_COLOR": "1"},
             capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1400,
         )  # fmt: skip
         said = done.stdout + done.stderr
