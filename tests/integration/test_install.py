@@ -149,11 +149,15 @@ def test_every_playbook_of_an_installed_wheel(installed: Path, cluster: Sandbox,
     """A cluster's life by plain playbooks, with nothing of the checkout; validate only says what it would do."""
     task = tmp_path / "t.dstack.yml"
     task.write_text("type: task\nname: whl\ncommands: ['echo from {{ 7*7 }}']\n")
+    service = tmp_path / "s.dstack.yml"
+    service.write_text("type: service\nname: web\nport: 8000\ncommands: [python3 -m http.server 8000]\n")
     steps = {
         "provision": [],
         "doctor": ["-e", "doctor_report_only=true"],
         "run_task": ["-e", f"task_file={task}"],
         "stop_run": ["-e", "run_name=whl"],
+        "run_service": ["-e", f"service_file={service}", "--check"],
+        "ingress": ["--check"],
         "validate": ["--check"],
         "teardown": [],
         "facts": [],
