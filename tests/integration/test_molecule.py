@@ -18,7 +18,7 @@ def test_the_fleet_scenario(engine: None) -> None:
     # Molecule's own create finds this cluster and keeps it: so it carries this run's label and is removed whatever
     # happens, and Open MPI is there, whose installation test_provision.py tests.
     cluster = _up(workers=2, packages=STACK)
-    # The user's own: elsewhere the way to a host is a look-up of HOME, which stayed text under Molecule, and only there.
+    # The user's own: elsewhere the way to a host is a look-up of HOME, which stayed text under Molecule (only there).
     home = pwd.getpwuid(os.getuid()).pw_dir
     try:
         done = subprocess.run(
