@@ -73,14 +73,16 @@ class Sshd:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation folder
         self.config.write_text("".join(f"{key} {value}\n" for key, value in self.options.items()))
         with self.log.open("ab") as log:
+            begin = log.tell()  # what an earlier start of this server wrote says nothing about this one
             argv = [SSHD, "-D", "-e", "-f", str(self.config)]
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         for _ in range(400):
+            said = self.log.read_bytes()[begin:]
             if self._process.poll() is not None:
-                raise RuntimeError(f"sshd {self.name} ended at once: {self.log.read_text()}")
-            if "Server listening" in self.log.read_text():
+                raise RuntimeError(f"sshd {self.name} ended at once: {said.decode(errors='replace')}")
+            if b"Server listening" in said:
                 return
             time.sleep(0.01)
         raise RuntimeError(f"sshd {self.name} does not answer: {self.log.read_text()}")
