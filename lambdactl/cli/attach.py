@@ -38,8 +38,11 @@ def run(
             if kubernetes is not None:
                 backend, ref = kubernetes
                 ranks = kube_runs.ranks_wanted(ref, rank, all_ranks=all_ranks)
-                moment = parse_since(since)
-                return await kube_runs.follow_to_end(backend, ref, ranks=ranks, since=moment, log_dir=log_dir)
+                moment, status = parse_since(since), ref.status
+                local = [] if status.final else kube_runs.local_ports(status.name, status.ranks, ports)
+                return await kube_runs.follow_to_end(
+                    backend, ref, ranks=ranks, since=moment, log_dir=log_dir, ports=local
+                )
         async with found_run(key, fleet) as found:
             local = [] if found.status.final else choose(wanted(found.status.ranks, ports))
             async with forwarded(found.transport, local, note):

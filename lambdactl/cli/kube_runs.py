@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambdactl.cli.console import confirm, note
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, SpecError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend
     from lambdactl.backends.kubernetes.fleet import KubeFleet
     from lambdactl.nccl.hardware import Hardware
+    from lambdactl.run.ports import Port
     from lambdactl.run.status import RunStatus
 
 _PATIENCE = 60.0
@@ -126,6 +127,18 @@ def ranks_wanted(ref: KubeRef, rank: int | None, *, all_ranks: bool) -> list[int
     return [wanted]
 
 
+def local_ports(name: str, ranks: Iterable[Mapping[str, Any]], options: Sequence[str]) -> list[Port]:
+    """Where a run's ports, and those of `-p`, will be here; the ranks as RankStates have them.
+
+    Raises:
+        SpecError: an option is not valid, or a port is taken here.
+    """
+    from lambdactl.backends.kubernetes.ports import host_name
+    from lambdactl.run.ports import choose, wanted
+
+    return choose(wanted([{**rank, "node": host_name(name, int(rank["rank"]))} for rank in ranks], options))
+
+
 async def follow_to_end(
     backend: KubernetesBackend,
     ref: KubeRef,
@@ -136,9 +149,12 @@ async def follow_to_end(
     stop_when_interrupted: bool = False,
     hardware: Hardware | str | None = None,
     wait: bool = False,
+    ports: Sequence[Port] = (),
 ) -> int:
     """Show the log until the run has ended; the exit code that the command should have (see cli/following.py)."""
+    from lambdactl.backends.kubernetes.ports import PodForwarder
     from lambdactl.cli.following import report_end, tell_causes, until_done
+    from lambdactl.run.ports import forwarded
     from lambdactl.run.screen import LogOutput
     from lambdactl.validate.watch import LogWatch
 
@@ -146,7 +162,7 @@ async def follow_to_end(
     output = LogOutput(ranks, directory=log_dir, watch=watch.feed)
     name = ref.status.name
     try:
-        async with backend.session(ref) as session:
+        async with backend.session(ref) as session, forwarded(PodForwarder(session), ports, note):
             follower = backend.follower(session, output, show=ranks, since=since, notify=note, wait=wait)
             task = asyncio.ensure_future(follower.run())
 

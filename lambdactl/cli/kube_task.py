@@ -14,6 +14,7 @@ from lambdactl.backends.kubernetes.view import view_of
 from lambdactl.cli import kube_runs
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted
+from lambdactl.run import extras
 from lambdactl.state import RunRecord, State
 from lambdactl.validate.hardware import hardware
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lambdactl.cli.apply import Options
     from lambdactl.nccl.hardware import Hardware
     from lambdactl.run.plan import Overrides
+    from lambdactl.run.ports import Port
     from lambdactl.spec import TaskSpec
 
 _LOOK_AGAIN = 5.0
@@ -40,6 +42,7 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
         await _refuse_same_name(backend, overrides.name or task.name)
         plan, client = await _plan(task, backend, overrides, options)
         _show(plan)
+        local = _local_ports(plan, options)  # one that is taken is told before anything is started
         if not confirm(f"Run {plan.run.run_name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
         ref = await _submit(client, plan)
@@ -56,6 +59,7 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
             stop_when_interrupted=True,
             hardware=_hardware(plan),
             wait=bool(options.wait),
+            ports=local,
         )
     _remember(plan, fleet, state="ended", exit_code=code)
     return code
@@ -118,6 +122,14 @@ async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, 
         raise Interrupted(f"interrupted; {name} was not started.") from None
     note(f"Follow it with: lambdactl attach {name}")
     return EXIT_OK
+
+
+def _local_ports(plan: KubePlan, options: Options) -> list[Port]:
+    """The ports to forward while this command is attached."""
+    if options.detach:
+        return []
+    ranks = [{"rank": rank, "ports": extras.ports(plan.run.task, rank)} for rank in range(plan.run.nodes)]
+    return kube_runs.local_ports(plan.run.run_name, ranks, options.ports)
 
 
 def _hardware(plan: KubePlan) -> Hardware | str:

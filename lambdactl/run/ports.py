@@ -13,17 +13,27 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lambdactl.errors import LambdactlError, SpecError
 from lambdactl.spec import parse_ports
 from lambdactl.transport.api import TransportError
 
 if TYPE_CHECKING:
-    from lambdactl.transport.api import Forward, Transport
+    from lambdactl.transport.api import Forward
 
 ADDRESS = "127.0.0.1"
 _CHECK = 2.0  # seconds between two looks at whether the forwards are alive
+
+
+class Forwarder(Protocol):
+    """What can bring a node's port here: a Transport, or a cluster's API."""
+
+    async def forward(
+        self, name: str, remote: int | str, *, local_host: str = "127.0.0.1", local_port: int = 0
+    ) -> Forward:
+        """As `Transport.forward`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def _why_not(port: int | None) -> str | None:
 
 
 @asynccontextmanager
-async def forwarded(transport: Transport, ports: Sequence[Port], note: Callable[[str], None]) -> AsyncIterator[None]:
+async def forwarded(transport: Forwarder, ports: Sequence[Port], note: Callable[[str], None]) -> AsyncIterator[None]:
     """Forward the ports (of `choose`) inside the context, and say where each one is.
 
     Raises:
@@ -116,7 +126,7 @@ async def forwarded(transport: Transport, ports: Sequence[Port], note: Callable[
                 await forward.close()
 
 
-async def _open(transport: Transport, port: Port) -> Forward:
+async def _open(transport: Forwarder, port: Port) -> Forward:
     try:
         return await transport.forward(port.host, port.remote, local_host=ADDRESS, local_port=port.local or 0)
     except TransportError as error:
@@ -128,7 +138,7 @@ async def _open(transport: Transport, port: Port) -> Forward:
         ) from None
 
 
-async def _keep(transport: Transport, opened: list[tuple[Port, Forward]]) -> None:
+async def _keep(transport: Forwarder, opened: list[tuple[Port, Forward]]) -> None:
     """Make again what a lost connection took away; quietly, because the log's follower tells about the connection."""
     while True:
         await asyncio.sleep(_CHECK)

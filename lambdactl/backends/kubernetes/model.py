@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import SpecError
+from lambdactl.run import extras
 
 from . import labels
 
@@ -136,6 +137,7 @@ class KubeRun:
                 "fleet": self.fleet,
                 "ssh_port": self.ssh_port if self.login is not None else None,
                 "keep": self.keep,
+                "ports": {str(rank): found for rank in range(self.nodes) if (found := extras.ports(task, rank))},
             },
             sort_keys=True,
         )

@@ -28,7 +28,7 @@ DEFAULT_IMAGE = f"lambdactl/base:{__version__}"
 
 # Fields of dstack's task file that one Indexed Job cannot honour, or that need a machine that stays: refused.
 _UNSUPPORTED = (
-    "groups", "entrypoint", "docker", "python", "nvcc", "files", "repos", "ports", "retry", "schedule",
+    "groups", "entrypoint", "docker", "python", "nvcc", "files", "repos", "retry", "schedule",
     "utilization_policy",
 )  # fmt: skip
 _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}

@@ -147,6 +147,7 @@ class RunView:
             "run_id": self.run_id, "run_name": self.run_name, "rank": rank, "nodes_num": self.nodes, "node": "-",
             "state": "waiting", "reason": None, "message": self.remarks.get(rank), "exit_code": None,
             "started_at": None, "ready_at": None, "finished_at": None,
+            "ports": (self.facts.get("ports") or {}).get(str(rank)) or [],
         }  # fmt: skip
         if pod is None:
             return value | self._never_made()

@@ -176,6 +176,10 @@ class Kubelet:
         """A connection to a pod's port."""
         return await asyncio.open_connection(pod["status"]["podIP"], port)
 
+    async def forward(self, pod: Object, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """What a port-forward connects to."""
+        return await self.connect(pod, port)
+
 
 def container_status(container: Object, state: Object, *, ready: bool = False) -> Object:
     return {

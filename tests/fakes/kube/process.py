@@ -25,7 +25,7 @@ from .events import Events
 from .jobs import ENDED
 from .kubelet import Kubelet, container_status, set_conditions
 from .nodeports import NodePorts, port_number
-from .podnet import NetworkTrouble, PodNetwork, run
+from .podnet import NetworkTrouble, PodNetwork, localhost, run
 from .podroot import NotYet, Volumes, environment, prepare_volumes, refresh, script
 from .server import ApiServer
 from .store import Object, now
@@ -376,9 +376,13 @@ class ProcessKubelet(Kubelet):
         return process.returncode or 0, out, err
 
     async def connect(self, pod: Object, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """As the kubelet does it: to the pod's own localhost first, which is what only it can reach."""
-        fresh = self._fresh(pod)
-        return await asyncio.open_connection(fresh["status"].get("podIP") or "0.0.0.0", port)
+        return await asyncio.open_connection(self._fresh(pod)["status"].get("podIP") or "0.0.0.0", port)
+
+    async def forward(self, pod: Object, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """As container runtimes do it: to the pod's own localhost."""
+        mine = self.pods.get(pod["metadata"]["uid"])
+        first = next((one.first() for one in mine.containers.values()), None) if mine else None
+        return await localhost(first or -1, port)
 
     async def close(self) -> None:
         for mine in list(self.pods.values()):

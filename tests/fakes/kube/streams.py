@@ -83,7 +83,7 @@ class Streams:
         for channel in (0, 1):
             await socket.send_bytes(bytes([channel]) + port.to_bytes(2, "little"))
         try:
-            reader, writer = await self.kubelet.connect(pod, port)
+            reader, writer = await self.kubelet.forward(pod, port)
         except OSError as error:
             said = f"error forwarding port {port} to pod {pod['metadata']['uid']}: failed to connect: {error}"
             await socket.send_bytes(b"\x01" + said.encode())
