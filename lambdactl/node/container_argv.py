@@ -34,6 +34,7 @@ if [ -n "$directory" ] && ! {{ mkdir -p -- "$directory" && cd -- "$directory"; }
   echo "lambdactl: the working directory $directory cannot be entered" >&2; exit 1
 fi
 [ "$DSTACK_REPO_DIR" != "$DSTACK_WORKING_DIR" ] || DSTACK_REPO_DIR=$PWD
+case $DSTACK_REPO_DIR in "~"|"~/"*) DSTACK_REPO_DIR=$HOME${{DSTACK_REPO_DIR#"~"}} ;; esac
 DSTACK_WORKING_DIR=$PWD
 export DSTACK_WORKING_DIR DSTACK_REPO_DIR
 "$@"
@@ -56,6 +57,7 @@ class Place:
         self.memory: int | None = None
         self.cpus: list[int] = []  # by number; all when empty
         self.mounts: list[tuple[str, str, bool]] = []  # (path here, path there, read-only)
+        self.working_dir: str | None = None  # the image's own when None
 
 
 def _mount(source: str, target: str, read_only: bool) -> list[str]:
@@ -88,14 +90,14 @@ def runs_shell(job: Job, container: Container) -> bool:
     return container.entrypoint is None and bool(job.script.strip())
 
 
-def _command(job: Job, container: Container) -> tuple[list[str], list[str]]:
+def _command(job: Job, container: Container, working_dir: str | None) -> tuple[list[str], list[str]]:
     """(options, words after the image)."""
     if runs_shell(job, container):
         shell = job.shell or SHELL
         inline = len(job.script.encode()) <= INLINE_SCRIPT
         run = [shell, "-c", job.script] if inline else [shell, SCRIPT]
-        return ["--entrypoint", SHELL], ["-c", FIRST_PROCESS, "lambdactl", container.working_dir or "", *run]
-    options = ["--workdir", container.working_dir] if container.working_dir else []
+        return ["--entrypoint", SHELL], ["-c", FIRST_PROCESS, "lambdactl", working_dir or "", *run]
+    options = ["--workdir", working_dir] if working_dir else []
     if container.entrypoint is None:
         return options, container.arguments
     first, *rest = container.entrypoint
@@ -108,7 +110,7 @@ def create(engine: Engine, job: Job, container: Container, place: Place) -> list
     Host network always: ranks, mpirun's daemons and forwarded ports then are at the node's own address. The engine
     keeps no log (the supervisor does) and restarts nothing.
     """
-    options, words = _command(job, container)
+    options, words = _command(job, container, place.working_dir or container.working_dir)
     argv = [*client(engine), "create", "--name", container_name(job.run_id, job.rank)]
     argv += ["--label", f"{LABEL}={job.run_id}", "--label", f"lambdactl.name={job.run_name}"]
     argv += ["--pull", "never", "--network", "host", "--log-driver", "none"]
@@ -155,6 +157,16 @@ def remove(engine: Engine, name: str) -> list[str]:
 def pull(engine: Engine, image: str) -> list[str]:
     """Get an image; its progress is on standard output when that is a terminal (Podman: on standard error)."""
     return [*client(engine), "pull", image]
+
+
+def copy_out(engine: Engine, name: str, path: str) -> list[str]:
+    """A file or folder of a container as an archive on standard output."""
+    return [*client(engine), "cp", f"{name}:{path}", "-"]
+
+
+def copy_in(engine: Engine, name: str, folder: str) -> list[str]:
+    """An archive on standard input into a folder of a container."""
+    return [*client(engine), "cp", "-", f"{name}:{folder}"]
 
 
 def enter(engine: Engine, name: str, command: str | None, *, shell: str | None, tty: bool) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from . import container_dirs
 from .container_ssh import CONFIG
 from .env import MPI_AS_ROOT, MPI_INTERFACES, RUN_VARIABLE, dstack_variables
 from .errors import NodeError
@@ -28,15 +29,12 @@ CLIENT = re.compile(
 )
 
 
-def working_dir(container: Container, image_dir: str) -> str:
-    """The working directory as far as it is known before the container runs; `~` waits for its shell."""
-    return container.working_dir or image_dir or "/"
-
-
 def environment(job: Job, container: Container, *, gpus: bool, image_dir: str) -> dict[str, str]:
     """The variables that are added to the image's own; the user's win over everything."""
     network = dict.fromkeys(MPI_INTERFACES, job.mpi_network) if job.mpi_network else {}
-    own = {**dstack_variables(job, working_dir(container, image_dir)), "DSTACK_MPI_HOSTFILE": HOSTFILE}
+    directory = container_dirs.working_dir(job, container, image_dir)
+    repo_dir = container_dirs.repo_dir(job, container, image_dir)
+    own = {**dstack_variables(job, directory, repo_dir), "DSTACK_MPI_HOSTFILE": HOSTFILE}
     return {
         **job.defaults,
         **{name: value for name, value in network.items() if value},

@@ -17,7 +17,18 @@ import subprocess
 import sys
 import time
 
-from . import cgroup, container_argv, container_engine, container_env, container_place, container_pull, paths, spec
+from . import (
+    cgroup,
+    container_argv,
+    container_contents,
+    container_dirs,
+    container_engine,
+    container_env,
+    container_place,
+    container_pull,
+    paths,
+    spec,
+)
 from .container import container_name, needed
 from .errors import NodeError
 from .processes import start_time
@@ -105,13 +116,14 @@ def _create(job: spec.Job, terminal: str) -> None:
         place.env_file = folder + "/env"
         paths.write_atomic(place.env_file, file.encode(), 0o400)
     name = container_name(job.run_id, job.rank)
-    directory = container_env.working_dir(container, image_dir)
-    _note(job.run_id, directory=directory)
+    place.working_dir = container_dirs.told_working_dir(job, container, image_dir)
+    _note(job.run_id, directory=container_dirs.working_dir(job, container, image_dir))
     _note(job.run_id, engine=engine.name, path=engine.path, name=name, slice=_slice(place.cgroup_parent))
     argv = container_argv.create(engine, job, container, place)
     done = subprocess.run(argv, env={**variables, **client_env}, capture_output=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise NodeError("start-failed", f"the container cannot be made: {_last(done.stderr)}")
+    container_contents.place(job, container, image, container_contents.ContainerFiles(engine, name, client_env))
 
 
 def _slice(parent: str | None) -> str | None:

@@ -123,14 +123,26 @@ def _claim(directory: str, if_exists: str, run: str) -> bool:
     if present and not partial:
         if if_exists == "skip":
             return False
-        raise NodeError(
-            "start-failed",
-            f"the repository cannot be checked out: {directory} exists and is not empty; remove it, choose another "
-            "'path', or write if_exists: skip",
-        )
+        raise NodeError("start-failed", not_empty(directory))
     os.makedirs(f"{directory}/.git", exist_ok=True)
     paths.write_atomic(f"{directory}/{PARTIAL}", run.encode() + b"\n", 0o644)
     return True
+
+
+def not_empty(directory: str) -> str:
+    """Why a repository is not checked out, with the remedy."""
+    return (
+        f"the repository cannot be checked out: {directory} exists and is not empty; remove it, choose another "
+        "'path', or write if_exists: skip"
+    )
+
+
+def inside(entry: dict[str, Any]) -> str:
+    """An entry's path below its tree's place. Raises NodeError (start-failed) for one that leads outside."""
+    relative = str(entry["path"])
+    if relative.startswith("/") or ".." in relative.split("/") or "\0" in relative:
+        raise NodeError("start-failed", f"the manifest has the path {relative[:80]!r}, which leads outside")
+    return relative
 
 
 def _complete(directory: str) -> None:
@@ -171,9 +183,7 @@ class _Tree:
                 os.close(self._blob[1])
 
     def _path(self, entry: dict[str, Any]) -> str:
-        relative = str(entry["path"])
-        if relative.startswith("/") or ".." in relative.split("/") or "\0" in relative:
-            raise NodeError("start-failed", f"the manifest has the path {relative[:80]!r}, which leads outside")
+        relative = inside(entry)
         return f"{self._target}/{relative}" if relative else self._target
 
     def _other(self, path: str, entry: dict[str, Any]) -> None:

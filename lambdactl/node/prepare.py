@@ -37,7 +37,8 @@ def _contents(job: Job, say: Callable[[str], None]) -> None:
 # (whether the job needs it, what does it); in this order.
 STEPS: tuple[tuple[Callable[[Job], bool], Callable[[Job, Callable[[str], None]], None]], ...] = (
     (lambda job: bool(job.volumes), _volumes),
-    (lambda job: bool(job.files or job.repo), _contents),
+    # With a container its own maker does it (container_contents.py): its folders are not the node's.
+    (lambda job: bool(job.files or job.repo) and job.container is None, _contents),
 )
 
 

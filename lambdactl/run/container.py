@@ -14,7 +14,7 @@ from typing import Any
 
 from lambdactl.errors import SpecError
 from lambdactl.fleet.facts import GIB, NodeFacts
-from lambdactl.run import interpolate, secrets
+from lambdactl.run import groups, interpolate, secrets
 from lambdactl.spec import TaskSpec, line_in
 
 ENGINES = ("auto", "docker", "podman")
@@ -64,10 +64,22 @@ def container_key(
         "working_dir": task.working_dir,
         "privileged": task.privileged or bool(task.docker),
         "socket": bool(task.docker),
-        "shm_size": int(task.resources.shm_size * GIB) if task.resources.shm_size else None,
+        "shm_size": _bytes(task.resources.shm_size),
         "pull_timeout": pull_timeout,
         "registry_auth": auth and {"username": auth.username, "password": auth.password},
     }
+
+
+def container_of(task: TaskSpec, rank: int, container: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The run's container as one rank has it: a group's nodes have what the group asks for."""
+    found = groups.of_rank(task, rank)
+    if container is None or found is None:
+        return container
+    return {**container, "shm_size": _bytes(found[0].resources.shm_size)}
+
+
+def _bytes(size: float | None) -> int | None:
+    return int(size * GIB) if size else None
 
 
 def _check(task: TaskSpec, image: str) -> None:
@@ -85,6 +97,10 @@ def _check(task: TaskSpec, image: str) -> None:
         raise _problem(task, "entrypoint", "it is empty; remove it to use the image's own")
     if task.working_dir and not task.working_dir.startswith("/"):
         raise _problem(task, "working_dir", "with 'entrypoint' it must be absolute, as there is no shell to know ~")
+    if task.repos and task.repos[0].path.startswith("~"):
+        raise _problem(
+            task, "repos", "with 'entrypoint' its path must not begin with ~, as there is no shell to know it"
+        )
 
 
 def _problem(task: TaskSpec, name: str, text: str) -> SpecError:

@@ -19,13 +19,13 @@ from lambdactl.fleet.interfaces import run_defaults
 from lambdactl.fleet.network import common_cidr, internal_ips
 from lambdactl.run import extras, groups, interpolate, secrets
 from lambdactl.run.blocks import WHOLE, Want
-from lambdactl.run.container import choose_engine, container_key, container_reason, image_of
+from lambdactl.run.container import choose_engine, container_key, container_of, container_reason, image_of
 from lambdactl.run.content import RunContent
 from lambdactl.run.pinning import pinned
 from lambdactl.run.placement import NodeView as NodeView
 from lambdactl.run.placement import Placement, place
 from lambdactl.run.tools import prelude, tools_reason
-from lambdactl.spec import EnvVar, TaskSpec, line_in, merge_env, resolve_env
+from lambdactl.spec import EnvVar, TaskSpec, merge_env, resolve_env
 
 # How long a node may be out of reach during a run before the run is given up (dstack's grace is 2 min as well).
 NODE_TIMEOUT = 120.0
@@ -226,7 +226,6 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
         "run_id": plan.run_id,
         "run_name": plan.run_name,
         "nodes": plan.places(),
-        "container": plan.container,
         "shell": task.shell,
         "env": dict(plan.env),
         "working_dir": task.working_dir,
@@ -252,6 +251,7 @@ def job_specs(plan: RunPlan) -> dict[str, dict[str, Any]]:
         node.name: {
             **common,
             "rank": node.rank,
+            "container": container_of(task, node.rank, plan.container),
             "script": _script(task, node.rank, places),
             "ports": extras.ports(task, node.rank),
             "user": node.ssh_user if plan.container else task.user or node.ssh_user,
@@ -293,13 +293,6 @@ def owner() -> str:
 def _refuse_unsupported(task: TaskSpec) -> None:
     if not all(group.commands for group in task.groups or (task,)) and image_of(task) is None:
         raise SpecError("the task has no 'commands', so there is nothing to run.", filename=task.source.filename)
-    for name in ("files", "repos", "volumes", "groups"):
-        if getattr(task, name) and image_of(task) is not None:
-            raise SpecError(
-                f"'{name}' works for commands on the hosts themselves; this version cannot honour it in containers.",
-                filename=task.source.filename,
-                line=line_in(task, name),
-            )
 
 
 def _script(task: TaskSpec, rank: int, places: Sequence[Sequence[str]]) -> str:

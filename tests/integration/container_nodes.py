@@ -43,8 +43,8 @@ tar -C /tmp/bb -c . | podman import -q -c 'WORKDIR /work' -c 'ENV FROM_IMAGE=yes
 cd /
 tar -c --exclude='*/docker*' --exclude=usr/bin/podman --exclude='usr/bin/containerd*' --exclude=usr/bin/ctr \
   --exclude='*.a' --exclude='usr/bin/x86_64*' --exclude='usr/lib/*/libicu*' --exclude='usr/lib/*/perl*' \
-  usr/bin usr/lib/x86_64-linux-gnu usr/lib64 usr/share/openmpi bin lib lib64 sbin opt/lambdactl/bench etc/passwd \
-  etc/group etc/ssh/ssh_config etc/ld.so.conf etc/ld.so.conf.d etc/ld.so.cache etc/alternatives etc/openmpi \
+  usr/bin usr/lib/x86_64-linux-gnu usr/lib64 usr/lib/openssh usr/share/openmpi bin lib lib64 sbin opt/lambdactl/bench \
+  etc/passwd etc/group etc/ssh/ssh_config etc/ld.so.conf etc/ld.so.conf.d etc/ld.so.cache etc/alternatives etc/openmpi \
   etc/nsswitch.conf | docker import -c 'ENV FROM_IMAGE=yes' - sandbox-mpi:1
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,63 @@ def test_commands_have_the_images_world_and_ours(nodes: Nodes) -> None:
     assert f"/lambdactl-{run}.service/job/" in log
     assert " 51200 " in log
     nodes.nothing_left(run)
+
+
+TAKEN = """type: task
+name: taken
+image: bb:1
+files: ['conf:/etc/project', 'tool:bin/tool', 'conf/s.ini:/data/in/s.ini']
+repos: ['.']
+volumes: ['/srv/taken:/data']
+user: ann
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository with an uncommitted change, and what is uploaded beside it."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/s.ini").write_text("setting\n")
+    (tmp_path / "tool").write_text("#!/bin/sh\necho the tool runs\n")
+    (tmp_path / "tool").chmod(0o755)
+    (tmp_path / "train.sh").write_text("echo committed\n")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    (tmp_path / "train.sh").write_text("echo changed\n")
+    return tmp_path
+
+
+def test_files_repository_volumes_and_groups_come_into_containers(nodes: Nodes, cli: Cli, project: Path) -> None:
+    nodes.sh(0, "rm -rf /srv/taken")
+    look = "pwd; sh train.sh; bin/tool; cat /etc/project/s.ini; stat -c '%u %a' .git bin/tool /data/in/s.ini"
+    groups = f"""groups:
+  - {{name: first, nodes: 1, resources: {{shm_size: 64MB}}, commands: ["{look}", "df -k /dev/shm | tail -1"]}}
+  - {{name: second, nodes: 1, commands: ["cat /data/in/s.ini; echo ${{{{ groups[0].nodes[0].IP_ADDRESS }}}}"]}}
+"""
+    file = project / "taken.dstack.yml"
+    file.write_text(TAKEN + groups)
+    done = cli("apply", "-f", file, "--fleet", nodes.sandbox.fleet_file, "-y", "--engine", "docker")
+    assert done.rc == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[:4] == ["/work", "changed", "the tool runs", "setting"], done.out
+    assert lines[4:7] == ["1234 755", "1234 755", "1234 644"]
+    assert " 65536 " in lines[7]
+    log = cli("logs", "taken", "--rank", "1", "--fleet", nodes.sandbox.fleet_file)
+    assert log.out.splitlines() == ["setting", nodes.places[0]["ip"]], log
+    assert nodes.sh(0, "cat /srv/taken/in/s.ini") == "setting\n"
+
+    file.write_text(
+        TAKEN.replace("['.']", "[{local_path: ., path: ~/p}]") + "commands: ['cd ~/p', 'sh train.sh; pwd']\n"
+    )
+    done = cli("apply", "-f", file, "--fleet", nodes.sandbox.fleet_file, "-y", "--engine", "podman")
+    assert (done.rc, done.out.splitlines()) == (0, ["changed", "/tmp/p"]), done.err
+    arguments = "entrypoint: /bin/cat\ncommands: [train.sh, bin/tool, /data/in/s.ini]\n"
+    file.write_text(TAKEN.replace("user: ann\n", "") + arguments)
+    done = cli("apply", "-f", file, "--fleet", nodes.sandbox.fleet_file, "-y")
+    assert (done.rc, done.out.split("\n")[0::2]) == (0, ["echo changed", "echo the tool runs", ""]), done.err
+    file.write_text(TAKEN.replace("['.']", "[{local_path: ., path: /etc}]") + "commands: [id]\n")
+    done = cli("apply", "-f", file, "--fleet", nodes.sandbox.fleet_file, "-y")
+    assert "the repository cannot be checked out: /etc exists and is not empty" in done.err
 
 
 def test_an_entrypoint_gets_arguments_and_an_images_errors_are_told(nodes: Nodes) -> None:

@@ -64,6 +64,19 @@ def test_a_task_without_commands_runs_what_the_image_says() -> None:
     assert (job["container"]["entrypoint"], job["container"]["arguments"], job["script"].strip()) == (None, [], "")
 
 
+def test_each_groups_containers_have_what_it_asks_for() -> None:
+    one = "{name: a, nodes: 1, resources: {shm_size: 1GB}, commands: [id]}"
+    jobs = job_specs(plan(f"image: a\nvolumes: ['/srv:/data']\ngroups:\n  - {one}\n  - {{name: b, nodes: 1}}\n"))
+    assert [jobs[name]["container"]["shm_size"] for name in ("n0", "n1")] == [1 << 30, None]
+    assert [jobs[name]["script"].strip() for name in ("n0", "n1")] == ["id", ""]
+    assert jobs["n0"]["volumes"] == [{"source": "/srv", "target": "/data", "optional": False}]
+
+
+def test_a_repository_below_a_home_that_no_shell_knows_is_refused() -> None:
+    with pytest.raises(SpecError, match="'repos': with 'entrypoint' its path must not begin with ~"):
+        plan("image: a\nentrypoint: cat\nrepos: [{local_path: ., path: ~/x}]\ncommands: [x]\n")
+
+
 def test_a_login_takes_the_runs_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHO", "ann")
     auth = "registry_auth:\n  username: ${{ env.WHO }}\n  password: ${{ env.TOKEN }}\n"
