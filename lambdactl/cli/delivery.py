@@ -11,6 +11,9 @@ from lambdactl.run.content import RunContent, collect
 from lambdactl.run.deliver import Progress, deliver
 
 if TYPE_CHECKING:
+    from lambdactl.backends.kubernetes.client import Client
+    from lambdactl.backends.kubernetes.model import KubeRun
+    from lambdactl.backends.kubernetes.start import Bring
     from lambdactl.run.plan import RunPlan
     from lambdactl.spec import TaskSpec
     from lambdactl.transport.api import Transport
@@ -48,6 +51,20 @@ async def deliver_content(transport: Transport, plan: RunPlan) -> None:
         note(f"sent {size(done.sent)}{passed}.")
     else:
         note("the nodes have every file already.")
+
+
+def bring_to_ranks(run: KubeRun) -> Bring | None:
+    """What brings it to a run's pods on Kubernetes; None where there is nothing to bring."""
+    if not run.content.blobs:
+        return None
+    from lambdactl.backends.kubernetes.delivery import deliver as to_pods
+
+    async def bring(client: Client, pods: list[str]) -> None:
+        with _Display() as display:
+            done = await to_pods(client, pods, run.content, run.image, on_progress=display.show)
+        note(f"sent {size(done.sent)}.")
+
+    return bring
 
 
 class _Display:

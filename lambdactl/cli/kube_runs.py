@@ -15,6 +15,7 @@ from lambdactl.state import FleetRecord, State
 if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend
     from lambdactl.backends.kubernetes.fleet import KubeFleet
+    from lambdactl.backends.kubernetes.start import Bring
     from lambdactl.nccl.hardware import Hardware
     from lambdactl.run.ports import Port
     from lambdactl.run.status import RunStatus
@@ -150,6 +151,7 @@ async def follow_to_end(
     hardware: Hardware | str | None = None,
     wait: bool = False,
     ports: Sequence[Port] = (),
+    bring: Bring | None = None,
 ) -> int:
     """Show the log until the run has ended; the exit code that the command should have (see cli/following.py)."""
     from lambdactl.backends.kubernetes.ports import PodForwarder
@@ -163,7 +165,7 @@ async def follow_to_end(
     name = ref.status.name
     try:
         async with backend.session(ref) as session, forwarded(PodForwarder(session), ports, note):
-            follower = backend.follower(session, output, show=ranks, since=since, notify=note, wait=wait)
+            follower = backend.follower(session, output, show=ranks, since=since, notify=note, wait=wait, bring=bring)
             task = asyncio.ensure_future(follower.run())
 
             async def stop(abort: bool) -> None:

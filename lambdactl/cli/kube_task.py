@@ -11,7 +11,7 @@ from lambdactl.backends.kubernetes.nodes import ClusterView, look
 from lambdactl.backends.kubernetes.plan import KubePlan, make_plan, refuse_unsupported
 from lambdactl.backends.kubernetes.start import Starter, submit, take_back
 from lambdactl.backends.kubernetes.view import view_of
-from lambdactl.cli import kube_runs
+from lambdactl.cli import delivery, kube_runs
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted
 from lambdactl.run import extras
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.fleet import KubeFleet
     from lambdactl.cli.apply import Options
     from lambdactl.nccl.hardware import Hardware
+    from lambdactl.run.content import RunContent
     from lambdactl.run.plan import Overrides
     from lambdactl.run.ports import Port
     from lambdactl.spec import TaskSpec
@@ -38,9 +39,10 @@ def run(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options
 
 
 async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options) -> int:
+    content = await delivery.collect_content(task)
     async with open_backend(fleet) as backend:
         await _refuse_same_name(backend, overrides.name or task.name)
-        plan, client = await _plan(task, backend, overrides, options)
+        plan, client = await _plan(task, backend, overrides, options, content)
         _show(plan)
         local = _local_ports(plan, options)  # one that is taken is told before anything is started
         if not confirm(f"Run {plan.run.run_name} on {fleet.name}?", yes=options.yes):
@@ -60,6 +62,7 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
             hardware=_hardware(plan),
             wait=bool(options.wait),
             ports=local,
+            bring=delivery.bring_to_ranks(plan.run),
         )
     _remember(plan, fleet, state="ended", exit_code=code)
     return code
@@ -78,7 +81,7 @@ async def _refuse_same_name(backend: KubernetesBackend, name: str | None) -> Non
 
 
 async def _plan(
-    task: TaskSpec, backend: KubernetesBackend, overrides: Overrides, options: Options
+    task: TaskSpec, backend: KubernetesBackend, overrides: Overrides, options: Options, content: RunContent
 ) -> tuple[KubePlan, Client]:
     """A plan on the first cluster that it fits on; with --wait, the first moment that it does."""
     told = False
@@ -89,9 +92,11 @@ async def _plan(
             view = await look(client)
             seen.append((target, client, view))
             try:
-                return make_plan(task, backend.fleet, target, view, overrides, keep=options.keep), client
+                plan = make_plan(task, backend.fleet, target, view, overrides, keep=options.keep, content=content)
             except CapacityError as error:
                 problem = problem or error
+            else:
+                return plan, client
         if problem is None or not options.wait:
             raise problem or CapacityError(f"the fleet {backend.name} has no cluster.")
         if not told:
@@ -116,7 +121,8 @@ async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, 
     name = plan.run.run_name
     try:
         async with backend.session(ref) as session:
-            await Starter(session, wait=bool(options.wait), notify=note).run()
+            bring = delivery.bring_to_ranks(plan.run)
+            await Starter(session, wait=bool(options.wait), notify=note, bring=bring).run()
     except (asyncio.CancelledError, Interrupted):
         await take_back(ref.client, ref.job_name, ref.uid)
         raise Interrupted(f"interrupted; {name} was not started.") from None
@@ -166,6 +172,7 @@ def _show(plan: KubePlan) -> None:
         ("Startup order", run.task.startup_order),
         ("Stop criteria", run.task.stop_criteria),
         ("Max duration", "off" if run.max_duration is None else duration(run.max_duration)),
+        *delivery.rows(run.content),
     ]
     print_table(("FIELD", "VALUE"), rows, to=err())
     print_table(

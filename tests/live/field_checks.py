@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import os
 import re
 import socket
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +65,51 @@ def check_ports_while_attached(desk: Desk) -> None:
 def probe() -> str:
     """Commands that only say whether the image has a web server."""
     return "commands: ['command -v python3 || busybox httpd --help 2>&1 | grep -q -- -h || echo no web server']"
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+
+def check_files_and_a_repository_with_changes(desk: Desk) -> None:
+    nodes = min(desk.nodes, 2)
+    home = desk.folder / "bring"
+    (home / "repo" / "deep").mkdir(parents=True)
+    (home / "conf").mkdir()
+    (home / "repo" / "main.sh").write_text("echo committed\n")
+    (home / "repo" / ("long-" + "x" * 120)).write_text("a long name\n")
+    git(home / "repo", "init", "-q")
+    git(home / "repo", "add", ".")
+    git(home / "repo", "commit", "-qm", "first")
+    (home / "repo" / "main.sh").write_text("echo changed\n")
+    (home / "repo" / "deep" / "new file").write_text("new\n")
+    (home / "conf" / "run.sh").write_text("#!/bin/sh\necho it runs\n")
+    (home / "conf" / "run.sh").chmod(0o755)
+    (home / "conf" / "link").symlink_to("run.sh")
+    (home / "large").write_bytes(os.urandom(1 << 20) * 40)
+    digest = hashlib.sha256((home / "large").read_bytes()).hexdigest()
+    text = f"""
+nodes: {nodes}
+files: ['bring/conf:/etc/project', 'bring/large:sub/large', 'bring/conf/run.sh:~/one.sh']
+repos: [bring/repo]
+commands:
+  - pwd; cat main.sh 'deep/new file' long-*; ls .git/HEAD
+  - test "$PWD" = "$DSTACK_REPO_DIR" && echo "id $DSTACK_REPO_ID"
+  - /etc/project/run.sh; readlink /etc/project/link; ~/one.sh; sha256sum sub/large
+"""
+    done = desk.apply("bring", text, "--all")
+    for rank in range(nodes):
+        prefix = f"{rank}: " if nodes > 1 else ""
+        lines = [line.removeprefix(prefix) for line in done.stdout.splitlines() if line.startswith(prefix)]
+        assert lines[:5] == ["/lambdactl/data/work", "echo changed", "new", "a long name", ".git/HEAD"]
+        assert lines[5].startswith("id repo-")
+        assert lines[6:] == ["it runs", "run.sh", "it runs", f"{digest}  sub/large"]
+    assert re.search(rf"sent {40 * nodes}MB", done.stderr), done.stderr
+    desk.nothing_left("bring")
+    said = desk.apply("bring", "repos: [{path: /etc, local_path: bring/repo}]\ncommands: [ls]", rc=1).stderr
+    assert "the repository cannot be checked out: /etc exists and is not empty" in said
+    desk.nothing_left("bring")
 
 
 CHECKS = [function for name, function in list(globals().items()) if name.startswith("check_")]

@@ -17,7 +17,7 @@ from .errors import APIError
 from .fleet import KubeFleet
 from .following import KubeFollower
 from .session import RunSession, open_session
-from .start import Starter
+from .start import Bring, Starter
 from .view import RunView
 
 
@@ -105,9 +105,10 @@ class KubernetesBackend:
         follow: bool = True,
         notify: Callable[[str], None] = lambda _text: None,
         wait: bool = False,
+        bring: Bring | None = None,
     ) -> KubeFollower:
         """Streams the logs of some ranks; with `follow` it also starts what has not started, and tidies up."""
-        starter = Starter(session, wait=wait, notify=notify) if follow else None
+        starter = Starter(session, wait=wait, notify=notify, bring=bring) if follow else None
         return KubeFollower(
             session, output, show=show, since=since, follow=follow, notify=notify, starter=starter, tidy=follow
         )

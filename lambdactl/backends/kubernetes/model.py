@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import SpecError
 from lambdactl.run import extras
+from lambdactl.run.content import RunContent
 
 from . import labels
 
@@ -27,6 +28,8 @@ FLEET = "lambdactl.dev/fleet"
 
 PATIENCE = 1800
 """Seconds that a rank waits for the others' addresses before it gives up."""
+DELIVERY = 86400
+"""Seconds that bringing files may take, for Kubernetes' own limit on the run; each piece renews the ranks' patience."""
 LEFTOVER_TTL = 86400
 """Seconds that Kubernetes keeps a finished run that nobody has followed to its end."""
 
@@ -58,6 +61,7 @@ class KubeRun:
         max_duration: seconds, or None.
         submitted_at: seconds since the epoch.
         keep: the objects are kept when the run has ended.
+        content: the files and the repository that its ranks get before they start (delivery.py).
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
     """
 
@@ -79,6 +83,7 @@ class KubeRun:
     host: KeyPair | None = None
     keep: bool = False
     node_timeout: int = 120
+    content: RunContent = field(default_factory=RunContent, repr=False)
 
     @property
     def nodes(self) -> int:
@@ -137,6 +142,7 @@ class KubeRun:
                 "fleet": self.fleet,
                 "ssh_port": self.ssh_port if self.login is not None else None,
                 "keep": self.keep,
+                "content": bool(self.content.blobs),
                 "ports": {str(rank): found for rank in range(self.nodes) if (found := extras.ports(task, rank))},
             },
             sort_keys=True,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .labels import RUN_FACTS
-from .model import LEFTOVER_TTL, PATIENCE, KubeRun, metadata
+from .model import DELIVERY, LEFTOVER_TTL, PATIENCE, KubeRun, metadata
 from .payload import config_map, secrets
 from .podspec import CONTAINER, pod_template
 
@@ -34,7 +34,7 @@ def job(run: KubeRun) -> dict[str, Any]:
         spec["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
     if run.max_duration is not None:
         # Until the run has started; then it counts from the start (see start.py).
-        spec["activeDeadlineSeconds"] = run.max_duration + PATIENCE
+        spec["activeDeadlineSeconds"] = run.max_duration + PATIENCE + (DELIVERY if run.content.blobs else 0)
     if not run.keep:
         spec["ttlSecondsAfterFinished"] = LEFTOVER_TTL
     meta = metadata(run, run.run_name, None)

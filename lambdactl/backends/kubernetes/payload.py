@@ -11,6 +11,7 @@ from typing import Any
 
 from lambdactl.run.plan import join_commands
 
+from .archive import items, listing
 from .model import PATIENCE, KubeRun, metadata, too_large
 
 BASE = "/lambdactl"
@@ -53,6 +54,8 @@ def settings(run: KubeRun) -> str:
         "port": run.ssh_port,
         "image": run.image,
         "patience": PATIENCE,
+        "repo": run.content.repo.path if run.content.repo is not None else "",
+        "repo_id": run.content.repo.repo_id if run.content.repo is not None else "",
     }
     return "".join(f"lambdactl_{name}={shlex.quote(str(value))}\n" for name, value in values.items())
 
@@ -102,6 +105,8 @@ def config_map(run: KubeRun, owner: Mapping[str, Any]) -> dict[str, Any]:
         "ranks": ranks(run),
         "script": join_commands(run.task.commands),
     }
+    if run.content.blobs:
+        data |= {"receive": container_file("receive.sh"), "content": listing(items(run.content))}
     if (size := sum(len(text.encode()) for text in data.values())) > LIMIT - 4096:
         raise too_large("the commands", size, run)
     return {

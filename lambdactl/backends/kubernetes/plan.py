@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lambdactl import __version__
 from lambdactl.errors import CapacityError, SpecError
 from lambdactl.run import interpolate, secrets
+from lambdactl.run.content import RunContent
 from lambdactl.run.plan import Overrides, owner, random_name
 from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
 
@@ -28,7 +29,7 @@ DEFAULT_IMAGE = f"lambdactl/base:{__version__}"
 
 # Fields of dstack's task file that one Indexed Job cannot honour, or that need a machine that stays: refused.
 _UNSUPPORTED = (
-    "groups", "entrypoint", "docker", "python", "nvcc", "files", "repos", "retry", "schedule",
+    "groups", "entrypoint", "docker", "python", "nvcc", "retry", "schedule",
     "utilization_policy",
 )  # fmt: skip
 _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
@@ -60,11 +61,13 @@ def make_plan(
     *,
     keep: bool = False,
     anyway: bool = False,
+    content: RunContent | None = None,
 ) -> KubePlan:
     """Plan a run on one cluster.
 
     Args:
         keep: its objects are kept when it has ended.
+        content: what it brings along.
         anyway: submit it although it does not fit (an autoscaler makes nodes for pods that wait).
 
     Raises:
@@ -108,6 +111,7 @@ def make_plan(
         host=make_key(f"lambdactl-{name}-host"),
         keep=keep,
         node_timeout=int(overrides.node_timeout),
+        content=content or RunContent(),
     )
     return KubePlan(run, tuple(fitting[: task.nodes]), excluded, target)
 

@@ -148,6 +148,8 @@ def _volumes(run: KubeRun) -> list[dict[str, Any]]:
         volumes.append(
             {"name": "lambdactl-keys", "secret": {"secretName": keys_name(run.run_name), "defaultMode": 0o444}}
         )
+    if run.content.blobs:
+        volumes.append({"name": "lambdactl-data", "emptyDir": {}})
     if (shm := _shared_memory(run)) is not None:
         volumes.append({"name": "shm", "emptyDir": shm})
     for index, mount in enumerate(run.task.volumes):
@@ -175,6 +177,8 @@ def _mounts(run: KubeRun) -> list[dict[str, Any]]:
     ]
     if run.login is not None:
         mounts.append({"name": "lambdactl-keys", "mountPath": f"{BASE}/keys", "readOnly": True})
+    if run.content.blobs:
+        mounts.append({"name": "lambdactl-data", "mountPath": f"{BASE}/data"})
     if _shared_memory(run) is not None:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - the place that programs look for it
     mounts += [{"name": f"volume-{index}", "mountPath": mount.path} for index, mount in enumerate(run.task.volumes)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from lambdactl.errors import CapacityError, LambdactlError
@@ -26,6 +26,7 @@ from .view import RunView, view_of
 UNSCHEDULABLE_PATIENCE = 15.0
 """Seconds that a rank may be without a node before a run that shall not wait is taken back."""
 _AT_ONCE = 32
+Bring = Callable[[Client, list[str]], Awaitable[None]]
 
 
 async def submit(client: Client, run: KubeRun) -> dict[str, Any]:
@@ -116,15 +117,22 @@ class Starter:
     Args:
         wait: patience without end for nodes (`--wait`), instead of taking the run back.
         notify: gets a sentence when what the run waits for changes.
+        bring: brings its files to its pods, by their names in rank order; None: another machine does.
     """
 
     def __init__(
-        self, session: RunSession, *, wait: bool = False, notify: Callable[[str], None] = lambda _text: None
+        self,
+        session: RunSession,
+        *,
+        wait: bool = False,
+        notify: Callable[[str], None] = lambda _text: None,
+        bring: Bring | None = None,
     ) -> None:
         self.session = session
         self.client = session.client
         self._wait = wait
         self._notify = notify
+        self._bring = bring
         self._said = ""
         self._without_node: float | None = None
         self._deadline_set = False
@@ -186,11 +194,42 @@ class Starter:
             return order == "any" or all(commands_started(pod) for pod in pods.values())
         if not all(running(pod) and (pod.get("status") or {}).get("podIP") for pod in pods.values()):
             return False
+        begun = any(told_to_go(pod) for pod in pods.values())
+        if view.facts.get("content") and not begun and not await self._deliver(view):
+            return False
         ready = [rank for rank in self._may_start(view) if not told_to_go(pods[rank])]
         if ready:
             await self._set_deadline(view)
             await self._say_go(view, ready)
         return False
+
+    async def _deliver(self, view: RunView) -> bool:
+        """Bring the run's files to all ranks; False where another machine has to, or the run ends meanwhile."""
+        if self._bring is None:
+            self._say(f"{view.run_name} waits for its files, which {view.facts.get('owner')} brings.")
+            return False
+        names = [view.pods[rank]["metadata"]["name"] for rank in range(view.nodes)]
+        task = asyncio.ensure_future(self._bring(self.client, names))
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=0.5)
+                if view.job_gone or view.stop_order is not None or view.ended:
+                    return False
+            try:
+                task.result()
+            except LambdactlError as error:
+                await take_back(self.client, self.session.job_name, (view.job or {}).get("metadata", {}).get("uid"))
+                raise type(error)(f"{view.run_name} did not start: {error} It was taken back.") from None
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._bring = None
+        return True
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._notify(text)
 
     def _may_start(self, view: RunView) -> Iterable[int]:
         order = view.facts.get("startup_order", "any")
@@ -237,9 +276,8 @@ class Starter:
         """Say what the run waits for, once for each thing."""
         status = view.status()
         text = "" if status is None or status.state != "starting" else status.message or ""
-        if text and text != self._said:
-            self._said = text
-            self._notify(f"{view.run_name}: {text}")
+        if text:
+            self._say(f"{view.run_name}: {text}")
 
 
 def _unscheduled(pod: dict[str, Any]) -> str | None:

@@ -87,6 +87,40 @@ else
   export HOME
 fi
 
+# --- Where its files, its repository and its commands belong ---------------------------------------------------------------
+
+# expand PATH BASE: sets lambdactl_place; ~ is the user's home, relative paths start at BASE
+lambdactl_expand() {
+  case $1 in
+    "~") lambdactl_place=$HOME ;;
+    "~/"*) lambdactl_place=$HOME/${1#"~/"} ;;
+    /*) lambdactl_place=$1 ;;
+    "" | . | ./) lambdactl_place=$2 ;;
+    *) lambdactl_place=$2/${1#./} ;;
+  esac
+}
+lambdactl_repo_dir=
+if [ -n "$lambdactl_repo" ]; then
+  # A home folder is never empty: without a working directory it is a folder of the run's own.
+  lambdactl_place=$lambdactl_base/data/work
+  [ -z "$lambdactl_dir" ] || lambdactl_expand "$lambdactl_dir" "$HOME"
+  lambdactl_expand "$lambdactl_repo" "$lambdactl_place"
+  lambdactl_repo_dir=$lambdactl_place
+fi
+lambdactl_expand "${lambdactl_dir:-${lambdactl_repo_dir:-$HOME}}" "$HOME"
+lambdactl_dir=$lambdactl_place
+{
+  printf '%s\n' "$lambdactl_dir" "$lambdactl_repo_dir" "$HOME"
+  if [ -n "$lambdactl_user" ]; then
+    id -u "$lambdactl_name"
+    id -g "$lambdactl_name"
+  else
+    echo "$lambdactl_uid"
+    id -g 2>/dev/null || echo 0
+  fi
+} >"$lambdactl_run/places.new"
+mv "$lambdactl_run/places.new" "$lambdactl_run/places" 2>/dev/null || cat "$lambdactl_run/places.new" >"$lambdactl_run/places"
+
 # --- SSH between the ranks: this rank's server; listening before anybody is told to go -----------------------------------
 
 lambdactl_find_sshd() {
@@ -152,10 +186,17 @@ fi
 
 lambdactl_since=$(date +%s)
 until [ -s "$lambdactl_base/pod/go" ] && [ -s "$lambdactl_base/pod/peers" ]; do
+  if [ -e "$lambdactl_run/receiving" ]; then
+    rm -f "$lambdactl_run/receiving"
+    lambdactl_since=$(date +%s)
+  fi
   [ $(($(date +%s) - lambdactl_since)) -lt "$lambdactl_patience" ] ||
     lambdactl_fail "waited $lambdactl_patience s for the other ranks' addresses; the machine that submitted the run went away before it had started (\`lambdactl attach\` goes on from any other)."
   lambdactl_nap
 done
+
+[ ! -e "$lambdactl_base/bin/content" ] || [ -e "$lambdactl_run/delivered" ] ||
+  lambdactl_fail "was told to start before the run's files had come; start it with one version of lambdactl on all machines."
 
 lambdactl_ips= lambdactl_index=0 lambdactl_all_gpus=0 lambdactl_newline='
 '
@@ -183,13 +224,6 @@ chmod 0644 "$lambdactl_run/hostfile"
 
 # --- The commands' environment: what the user sets (it is here already) wins -----------------------------------------------
 
-case $lambdactl_dir in
-  "" | "~") lambdactl_dir=$HOME ;;
-  "~/"*) lambdactl_dir=$HOME/${lambdactl_dir#"~/"} ;;
-  /*) ;;
-  *) lambdactl_dir=$HOME/$lambdactl_dir ;;
-esac
-
 # default NAME VALUE
 lambdactl_default() {
   eval "[ -n \"\${$1+set}\" ] || $1=\$2"
@@ -200,8 +234,8 @@ lambdactl_default() {
 lambdactl_default DSTACK_RUN_ID "$lambdactl_run_id"
 lambdactl_default DSTACK_JOB_ID "$lambdactl_job_id"
 lambdactl_default DSTACK_RUN_NAME "$lambdactl_run_name"
-lambdactl_default DSTACK_REPO_ID ""
-lambdactl_default DSTACK_REPO_DIR "$lambdactl_dir"
+lambdactl_default DSTACK_REPO_ID "$lambdactl_repo_id"
+lambdactl_default DSTACK_REPO_DIR "${lambdactl_repo_dir:-$lambdactl_dir}"
 lambdactl_default DSTACK_WORKING_DIR "$lambdactl_dir"
 lambdactl_default DSTACK_NODES_IPS "$lambdactl_ips"
 lambdactl_default DSTACK_MASTER_NODE_IP "$lambdactl_master"
