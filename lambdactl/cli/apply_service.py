@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import spec
-from lambdactl.cli import service_record
+from lambdactl.cli import kube_runs, service_record
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, err, note, print_table
 from lambdactl.cli.select import choose_fleet
@@ -29,6 +29,10 @@ def run(service: spec.ServiceSpec, options: Options) -> int:
     """Run a service on a fleet, or change one that runs."""
     overrides = _overrides(options)
     with State() as state:
+        if cluster := kube_runs.chosen_fleet(options.fleet, state, wanted=service.fleets or ()):
+            from lambdactl.cli import kube_service
+
+            return kube_service.run(service, cluster, overrides, options)
         fleet = choose_fleet(options.fleet, state, wanted=service.fleets or ())
     return asyncio.run(_apply(service, fleet, overrides, options))
 

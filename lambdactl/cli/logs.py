@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lambdactl import spec
-from lambdactl.cli import kube_runs, services
+from lambdactl.cli import kube_runs, kube_services, services
 from lambdactl.cli.console import note
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, CapacityError, SpecError
@@ -31,6 +31,12 @@ def run(
 ) -> int:
     """Print what is kept of the log; with `follow`, go on until the run ends. Not 0 only when a log cannot be read."""
     moment = parse_since(since)
+    try:
+        code = kube_services.print_log(key, fleet, replica, since=moment, follow=follow, log_dir=log_dir)
+    except KeyboardInterrupt:
+        return EXIT_OK
+    if code is not None:
+        return code
     key = services.replica_of(key, fleet, replica) or key
 
     async def body() -> int:

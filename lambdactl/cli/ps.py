@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lambdactl.cli import dev_alias, kube_runs
+from lambdactl.cli import dev_alias, kube_runs, kube_services
 from lambdactl.cli.console import ago, duration, note, print_json, state_text, table
 from lambdactl.cli.select import known_fleets
 from lambdactl.cli.services import print_services
@@ -43,7 +43,9 @@ async def _run(fleets: Sequence[Fleet], option: str | None, *, all_runs: bool, w
 
         async def services() -> list[tuple[str, ServiceStatus]]:
             found = await asyncio.gather(*(fetch_services(t, [h.name for h in f.hosts]) for f, t in transports))
-            return [(f.name, s) for (f, _), (every, _p) in zip(transports, found, strict=True) for s in every]
+            on_hosts = [(f.name, s) for (f, _), (every, _p) in zip(transports, found, strict=True) for s in every]
+            in_clusters, _silent = await kube_services.all_services(option)  # who is silent, the runs' answer says
+            return on_hosts + in_clusters
 
         async def once() -> tuple[list[tuple[str, RunStatus]], dict[str, str], bool]:
             found = await asyncio.gather(*(fetch_runs(t, [h.name for h in f.hosts]) for f, t in transports))

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Sequence
 from typing import Any
 
-from lambdactl.cli import service_record
+from lambdactl.cli import kube_services, service_record
 from lambdactl.cli.console import ago, confirm, note, print_json, print_table, state_text
 from lambdactl.cli.service_finding import FoundService, found_service, may_be_service, replica_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, ConnectionFailed
@@ -35,7 +35,7 @@ def rows(services: Sequence[tuple[str, ServiceStatus]]) -> list[tuple[object, ..
             f"{status.ready}/{status.wanted}",
             " ".join(str(replica["probes"]) for replica in status.data["replicas"]) or "-",
             status.ingress,
-            f":{status.port}/proxy/services/main/{status.name}/",
+            f":{status.port}{status.path}",
             ago(status.data.get("submitted_at")),
             status.trouble(),
         )
@@ -67,7 +67,9 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int | None:
         async with found_service(key, fleet) as found:
             return found.status if found is not None else None
 
-    status = asyncio.run(body()) if may_be_service(key) else None
+    status = kube_services.look(key, fleet)
+    if status is None:
+        status = asyncio.run(body()) if may_be_service(key) else None
     if status is None:
         return None
     if as_json:
@@ -79,7 +81,7 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int | None:
         ("state", state_text(status.state)),
         ("replicas ready", f"{status.ready} of {status.wanted}"),
         ("ingress", f"{status.ingress}, port {status.port}"),
-        ("path", f"/proxy/services/main/{status.name}/"),
+        ("path", status.path),
         ("model", status.data.get("model") or "-"),
         ("auth", "bearer token" if status.data.get("auth") else "none"),
         ("update", status.data["update"]["state"]),
@@ -107,6 +109,9 @@ def stop(key: str, fleet: str | None, *, yes: bool) -> int | None:
                 return EXIT_FAILED
             return await _stop(found)
 
+    code = kube_services.stop(key, fleet, yes=yes)
+    if code is not None:
+        return code
     return asyncio.run(body()) if may_be_service(key) else None
 
 
@@ -138,7 +143,8 @@ def delete(name: str, fleet: str | None, *, yes: bool) -> int | None:
                 note(f"{name} is deleted.")
             return code
 
-    return asyncio.run(body())
+    in_cluster = kube_services.stop(name, fleet, yes=yes, delete=True)
+    return asyncio.run(body()) if in_cluster is None else in_cluster
 
 
 async def _forget(found: FoundService, name: str) -> None:
@@ -163,6 +169,9 @@ def attach(key: str, fleet: str | None) -> int | None:
             await _forward(found)
             return EXIT_OK
 
+    code = kube_services.attach(key, fleet)
+    if code is not None:
+        return code
     if not may_be_service(key):
         return None
     try:

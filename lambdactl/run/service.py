@@ -88,7 +88,7 @@ def make_service_plan(
         raise CapacityError(
             f"the ingress {ingress} {unaddressed.get(ingress) or views[ingress].problem or 'is unknown'}."
         )
-    plans, excluded = _plans(_task(service), fleet, views, replace(overrides.run, name=name))
+    plans, excluded = _plans(replica_task(service), fleet, views, replace(overrides.run, name=name))
     for host in [host for host in plans if host not in addresses]:
         excluded[host] = unaddressed.get(host, "has no address that the ingress can reach")
         del plans[host]
@@ -114,7 +114,7 @@ def make_service_plan(
     return ServicePlan(name, fleet.name, ingress, addresses[ingress], used, excluded, document)
 
 
-def _task(service: ServiceSpec) -> TaskSpec:
+def replica_task(service: ServiceSpec) -> TaskSpec:
     """The task that one replica is."""
     names = {part.name for part in fields(ServiceSpec)} & {part.name for part in fields(TaskSpec)} - {"type"}
     return TaskSpec(type="task", **{name: getattr(service, name) for name in names - {"groups", "nodes"}})

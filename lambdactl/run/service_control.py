@@ -62,6 +62,11 @@ class ServiceStatus:
         """Where it is reached at this host name or address."""
         return f"http://{host}:{self.port}{SERVICES_PATH}/{self.name}/"
 
+    @property
+    def path(self) -> str:
+        """The path of its address: behind a fleet's ingress one of its own, in a cluster of its own Service none."""
+        return str(self.data.get("path") or f"{SERVICES_PATH}/{self.name}/")
+
     def trouble(self) -> str:
         """What keeps it from being whole, in one line; empty when nothing does."""
         clauses = [
@@ -79,8 +84,7 @@ class ServiceStatus:
         keys = ("name", "revision", "replicas_wanted", "replicas_ready", "replicas", "waiting", "failures", "update")
         more = ("proxy", "port", "auth", "model", "ingress_port", "owner", "submitted_at", "supervised")
         known = {key: self.data.get(key) for key in (*keys, *more)}
-        path = f"{SERVICES_PATH}/{self.name}/"
-        return {"type": "service", "state": self.state, "ingress": self.ingress, "path": path, **known}
+        return {"type": "service", "state": self.state, "ingress": self.ingress, "path": self.path, **known}
 
 
 async def fetch_ingresses(transport: Runner, hosts: Iterable[str]) -> dict[str, int]:

@@ -10,6 +10,10 @@ RUN_ID = "lambdactl.dev/run-id"
 RANK = "batch.kubernetes.io/job-completion-index"
 """Kubernetes' own, on each pod of an Indexed Job; here it is the rank."""
 
+SERVICE = "lambdactl.dev/service"
+REVISION = "lambdactl.dev/revision"
+"""On all of a service, in the place of RUN: its name; on its pods and what they mount: what they are made from."""
+
 RUN_FACTS = "lambdactl.dev/run-facts"
 """An annotation of a run's Job: what any machine needs to go on with the run, as JSON."""
 
@@ -23,6 +27,10 @@ DRIVER = "nvidia.com/cuda.driver-version.full"
 """Node labels of NVIDIA's GPU feature discovery (part of the GPU operator); memory is in MiB."""
 
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
+
+SERVICE_FACTS = "lambdactl.dev/service-facts"
+SERVICE_UPDATE = "lambdactl.dev/service-update"
+"""Annotations of a service's Deployment: what any machine needs to know of it, and how its last update went (JSON)."""
 
 MANAGED = f"{MANAGED_BY}={MANAGER}"
 """Selects all that lambdactl has made."""

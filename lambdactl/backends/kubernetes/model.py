@@ -63,6 +63,7 @@ class KubeRun:
         keep: the objects are kept when the run has ended.
         content: the files and the repository that its ranks get before they start (delivery.py).
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
+        alone: it is a service's replica: one rank that waits for nobody.
     """
 
     run_id: str
@@ -84,6 +85,7 @@ class KubeRun:
     keep: bool = False
     node_timeout: int = 120
     content: RunContent = field(default_factory=RunContent, repr=False)
+    alone: bool = False
 
     @property
     def nodes(self) -> int:

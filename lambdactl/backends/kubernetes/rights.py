@@ -61,7 +61,12 @@ RIGHTS: tuple[Right, ...] = (
     Right(SERVICES, ("get", "list", "create", "delete", "patch"), "give ranks their names"),
     Right(CONFIGMAPS, ("get", "list", "create", "delete"), "hand a run to its ranks"),
     Right(SECRETS, ("get", "list", "create", "update", "delete"), "hand keys and registry logins to ranks"),
-    Right(DEPLOYMENTS, ("get", "create", "delete"), "keep a jump pod", optional=True),
+    Right(
+        DEPLOYMENTS,
+        ("get", "list", "watch", "create", "delete", "patch"),
+        "run services and keep a jump pod",
+        optional=True,
+    ),
 )
 
 _NAME = "lambdactl"

@@ -54,7 +54,11 @@ class NodePorts:
 def _serves(pod: Object, spec: Object) -> bool:
     labels = pod["metadata"].get("labels") or {}
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
-    return ready and all(labels.get(k) == v for k, v in (spec.get("selector") or {}).items())
+    return (
+        ready
+        and "deletionTimestamp" not in pod["metadata"]
+        and all(labels.get(k) == v for k, v in (spec.get("selector") or {}).items())
+    )
 
 
 def port_number(pod: Object, port: object) -> int:

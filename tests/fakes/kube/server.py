@@ -301,6 +301,8 @@ class ApiServer:
         item.setdefault("kind", ask.resource.kind)
         if ask.sub != "status" and "status" in current:
             item["status"] = current["status"]
+        if item.get("spec") != current.get("spec"):
+            item["metadata"]["generation"] = current["metadata"].get("generation", 1) + 1
         admission.validate(item)
         admission.default(ask.resource.plural, item)
         stored = self.store.update(ask.resource.plural, item)

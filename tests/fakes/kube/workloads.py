@@ -28,13 +28,45 @@ class Deployments:
 
     def _sync(self, deployment: Object) -> None:
         metadata, spec = deployment["metadata"], deployment["spec"]
+        if spec.get("paused"):
+            return
         digest = hashlib.sha256(json.dumps(spec["template"], sort_keys=True).encode()).hexdigest()[:10]
         pods = [p for p in self.store.all("pods", metadata["namespace"]) if _owned(p, metadata["uid"])]
+        for pod in [p for p in pods if p["status"].get("phase") in ENDED]:
+            self.server.delete(PODS, pod, {})
         live = [p for p in pods if p["status"].get("phase") not in ENDED and "deletionTimestamp" not in p["metadata"]]
         current = [p for p in live if p["metadata"]["labels"].get("pod-template-hash") == digest]
-        for pod in [p for p in live if p not in current] + [p for p in pods if p["status"].get("phase") in ENDED]:
+        old = [p for p in live if p not in current]
+        self._remove(spec, current, old)
+        there = len(pods if _recreates(spec) else live)
+        refused = self._create(deployment, digest, current, there)
+        self._tell(deployment, current, old, refused)
+        self.store.update(DEPLOYMENTS.plural, deployment)
+
+    def _remove(self, spec: Object, current: list[Object], old: list[Object]) -> None:
+        """Old pods, as many as the strategy lets go now, those that are not ready first; and what is too many."""
+        wanted = spec.get("replicas", 1)
+        if _recreates(spec):
+            going = list(old)
+        else:
+            unready = len([p for p in current if not _ready(p)])
+            spare = len(current) + len(old) - (wanted - _room(spec)[1]) - unready
+            broken = [p for p in old if not _ready(p)]
+            going = broken[: max(0, spare)]
+            ready = len([p for p in current + old if _ready(p)])
+            whole = [p for p in old if _ready(p)]
+            going += whole[: max(0, min(spare - len(going), ready - (wanted - _room(spec)[1])))]
+        going += sorted(current, key=_ready)[: max(0, len(current) - wanted)]
+        for pod in going:
             self.server.delete(PODS, pod, {})
-        for _ in range(spec.get("replicas", 1) - len(current)):
+            (current if pod in current else old).remove(pod)
+
+    def _create(self, deployment: Object, digest: str, current: list[Object], there: int) -> str | None:
+        """New pods, as many as the strategy lets be beside the old ones; why one was refused."""
+        metadata, spec = deployment["metadata"], deployment["spec"]
+        wanted = spec.get("replicas", 1)
+        most = wanted if _recreates(spec) else wanted + _room(spec)[0]
+        for _ in range(min(wanted - len(current), most - there)):
             template = copy.deepcopy(spec["template"])
             labels = {**(template.get("metadata") or {}).get("labels", {}), "pod-template-hash": digest}
             owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"], "uid": metadata["uid"],
@@ -50,21 +82,39 @@ class Deployments:
                 said = f"Error creating: {refused.message}"
                 self.events.tell(deployment, "FailedCreate", said, "replicaset-controller",
                                  warning=True)  # fmt: skip
-                break
-        ready = [
-            p
-            for p in current
-            if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions") or [])
-        ]
+                return refused.message
+        return None
+
+    def _tell(self, deployment: Object, current: list[Object], old: list[Object], refused: str | None) -> None:
+        ready, all_ready = [p for p in current if _ready(p)], [p for p in current + old if _ready(p)]
         deployment["status"] = {
-            **(deployment.get("status") or {}), "replicas": len(current), "readyReplicas": len(ready),
-            "updatedReplicas": len(current), "availableReplicas": len(ready), "observedGeneration": 1,
+            **(deployment.get("status") or {}), "replicas": len(current) + len(old), "readyReplicas": len(all_ready),
+            "updatedReplicas": len(current), "availableReplicas": len(all_ready),
+            "observedGeneration": deployment["metadata"].get("generation", 1),
         }  # fmt: skip
         if ready:
             condition(deployment, "Available", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        kept = [c for c in deployment["status"].get("conditions") or [] if c["type"] != "ReplicaFailure"]
+        if kept or "conditions" in deployment["status"]:
+            deployment["status"]["conditions"] = kept
+        if refused:
+            condition(deployment, "ReplicaFailure", "FailedCreate", refused)
         for found in deployment["status"].get("conditions") or []:
             found.pop("lastProbeTime", None)
-        self.store.update(DEPLOYMENTS.plural, deployment)
+
+
+def _recreates(spec: Object) -> bool:
+    return (spec.get("strategy") or {}).get("type") == "Recreate"
+
+
+def _room(spec: Object) -> tuple[int, int]:
+    """maxSurge and maxUnavailable, as numbers."""
+    rolling = (spec.get("strategy") or {}).get("rollingUpdate") or {}
+    return int(rolling.get("maxSurge", 1)), int(rolling.get("maxUnavailable", 0))
+
+
+def _ready(pod: Object) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
 
 
 class GarbageCollector:

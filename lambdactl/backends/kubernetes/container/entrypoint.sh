@@ -20,6 +20,10 @@ umask 077
 . "$lambdactl_base/bin/settings"
 lambdactl_rank=${LAMBDACTL_RANK:-${JOB_COMPLETION_INDEX:-0}}
 lambdactl_uid=$(id -u 2>/dev/null || echo 0)
+# A container that the kubelet starts again finds what the one before it has left.
+for lambdactl_n in pid exit_code silent; do
+  [ ! -e "$lambdactl_run/$lambdactl_n" ] || : >"$lambdactl_run/$lambdactl_n"
+done
 
 # fail SENTENCE: what the run's state will say; the code is the one of `docker run` for a container that cannot start.
 lambdactl_fail() {
@@ -185,7 +189,7 @@ fi
 # --- Everybody's address -------------------------------------------------------------------------------------------------
 
 lambdactl_since=$(date +%s)
-until [ -s "$lambdactl_base/pod/go" ] && [ -s "$lambdactl_base/pod/peers" ]; do
+until [ -n "${lambdactl_alone-}" ] || { [ -s "$lambdactl_base/pod/go" ] && [ -s "$lambdactl_base/pod/peers" ]; }; do
   if [ -e "$lambdactl_run/receiving" ]; then
     rm -f "$lambdactl_run/receiving"
     lambdactl_since=$(date +%s)
@@ -200,8 +204,8 @@ done
 
 lambdactl_ips= lambdactl_index=0 lambdactl_all_gpus=0 lambdactl_newline='
 '
-# shellcheck disable=SC2013  # addresses have no blanks in them
-for lambdactl_ip in $(cat "$lambdactl_base/pod/peers"); do
+if [ -n "${lambdactl_alone-}" ]; then lambdactl_peers=${LAMBDACTL_NODE_IP-}; else lambdactl_peers=$(cat "$lambdactl_base/pod/peers"); fi
+for lambdactl_ip in $lambdactl_peers; do
   lambdactl_ips=$lambdactl_ips${lambdactl_ips:+$lambdactl_newline}$lambdactl_ip
   [ "$lambdactl_index" != 0 ] || lambdactl_master=$lambdactl_ip
   [ "$lambdactl_index" != "$lambdactl_rank" ] || lambdactl_own_ip=$lambdactl_ip

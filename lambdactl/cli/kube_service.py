@@ -1,0 +1,133 @@
+"""`lambdactl apply -f SERVICE` on a Kubernetes fleet: plan, confirm, make or change, wait, take back what fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from lambdactl.backends.kubernetes import services
+from lambdactl.backends.kubernetes.backend import open_backend
+from lambdactl.backends.kubernetes.resources import NODES, PODS
+from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_plan, refuse
+from lambdactl.backends.kubernetes.service_probes import described
+from lambdactl.backends.kubernetes.service_view import revision_of
+from lambdactl.cli.console import confirm, err, note, print_table
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError
+from lambdactl.provision.services import line
+from lambdactl.spec import line_in
+
+if TYPE_CHECKING:
+    from lambdactl.backends.kubernetes.backend import KubernetesBackend
+    from lambdactl.backends.kubernetes.client import Client
+    from lambdactl.backends.kubernetes.fleet import KubeFleet
+    from lambdactl.cli.apply import Options
+    from lambdactl.run.service import ServiceOverrides
+    from lambdactl.spec import ServiceSpec
+
+_NO_PROXY = "nothing is in front of the replicas: whoever is in the cluster's network may use the service"
+
+
+def run(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverrides, options: Options) -> int:
+    """Run a service on a cluster, or change one that runs."""
+    refuse(spec)
+    return asyncio.run(_apply(spec, fleet, overrides, options))
+
+
+async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverrides, options: Options) -> int:
+    async with open_backend(fleet) as backend:
+        name = overrides.run.name or spec.name
+        if name is not None and (ref := await backend.find(name)) is not None and not ref.view.ended:
+            raise CapacityError(f"a run named {name} is {ref.status.state}; choose another name with -n.")
+        plan, client = await _plan(spec, backend, overrides)
+        _show(plan)
+        verb = "Run" if plan.old is None else "Update"
+        if not confirm(f"{verb} the service {plan.service.name} on {fleet.name}?", yes=options.yes):
+            return EXIT_OK
+        old = None if plan.old is None else dict(plan.old)
+        if old is None:
+            await services.create(client, plan.service, plan.revision)
+        else:
+            await services.update(client, plan.service, plan.revision, old)
+        if options.detach:
+            note(f"{plan.service.name} is handed to the cluster. Look with: lambdactl run get {plan.service.name}")
+            return EXIT_OK
+        return await _wait(client, plan, old)
+
+
+async def _plan(
+    spec: ServiceSpec, backend: KubernetesBackend, overrides: ServiceOverrides
+) -> tuple[KubeServicePlan, Client]:
+    """On the cluster that has it already, else on the first that it fits on."""
+    name = overrides.run.name or spec.name or ""
+    found = [(target, client, await services.find(client, name)) for target, client in backend.clients]
+    problem: CapacityError | None = None
+    for target, client, old in sorted(found, key=lambda item: item[2] is None):
+        nodes = (await client.list(NODES)).items
+        alive = "status.phase!=Succeeded,status.phase!=Failed"
+        pods = (await client.list(PODS, everywhere=True, fields=alive)).items
+        try:
+            plan = make_plan(spec, backend.fleet, target, overrides, node_items=nodes, pods=pods, old=old)
+        except CapacityError as error:
+            problem = problem or error
+            if old is not None:
+                break
+        else:
+            return plan, client
+    raise problem or CapacityError(f"the fleet {backend.name} has no cluster.")
+
+
+def _show(plan: KubeServicePlan) -> None:
+    service, spec = plan.service, plan.service.spec
+    rows: list[tuple[str, object]] = [
+        ("Service", service.name),
+        ("Fleet", service.run.fleet),
+        ("Cluster", f"{plan.target.name}, namespace {plan.target.namespace}"),
+        ("Replicas", f"{service.replicas}, on {', '.join(node.name for node in plan.places) or 'no node'}"),
+        ("Image", service.run.image),
+        ("GPUs", f"{service.run.gpus} a replica" if service.run.gpus else "none"),
+        ("Port", spec.port),
+        ("Probes", described(spec)),
+        ("Auth", f"none: {_NO_PROXY}"),
+        ("Address", f"http://{service.name}.{plan.target.namespace}.svc:{spec.port}/ in the cluster"),
+        ("Update", _update(plan)),
+    ]
+    print_table(("FIELD", "VALUE"), rows, to=err())
+    for node, why in plan.excluded.items():
+        note(f"left out: {node} {why}")
+    if spec.auth and line_in(spec, "auth"):
+        note(
+            "`auth: true` asks for a token, which needs a proxy; here the service is as open as the cluster's network."
+        )
+    if spec.model is not None:
+        note(
+            f"the model {spec.model.name} is reached at the service's own path {spec.model.prefix}; there is no proxy."
+        )
+
+
+def _update(plan: KubeServicePlan) -> str:
+    if plan.old is None:
+        return "none"
+    if revision_of(plan.old) == plan.revision:
+        return "in place"
+    if plan.service.surge:
+        return "replaces one replica after the other, the new one first"
+    gap = "; with one replica there is a gap" if plan.service.replicas == 1 else ""
+    return f"replaces one replica after the other, the old one first (no room for one more){gap}"
+
+
+async def _wait(client: Client, plan: KubeServicePlan, old: dict[str, object] | None) -> int:
+    service = plan.service
+    try:
+        status = await services.wait_ready(
+            client, service, plan.revision, old, lambda now: note(f"{service.name}: {line(now)}")
+        )
+    except asyncio.CancelledError:
+        note(f"{service.name} goes on without this command. Look with: lambdactl run get {service.name}")
+        return EXIT_OK
+    if status.data["revision"] != plan.revision:
+        note(f"The update of {service.name} was taken back: {status.data['update']['message']}")
+        return EXIT_FAILED
+    url = f"http://{service.name}.{plan.target.namespace}.svc:{service.spec.port}/"
+    print(url, flush=True)
+    note(f"{service.name} is ready at {url} in the cluster, and here with: lambdactl attach {service.name}")
+    return EXIT_OK

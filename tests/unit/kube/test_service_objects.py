@@ -1,0 +1,155 @@
+"""The objects of a service: golden files (UPDATE_GOLDEN=1 writes them), the published schema, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from lambdactl import spec
+from lambdactl.backends.kubernetes.config import Target
+from lambdactl.backends.kubernetes.fleet import KubeFleet
+from lambdactl.backends.kubernetes.resources import NODES, PODS
+from lambdactl.backends.kubernetes.service_objects import deployment, front, owned
+from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_plan
+from lambdactl.backends.kubernetes.service_probes import container_probes
+from lambdactl.errors import CapacityError, SpecError
+from lambdactl.run.plan import Overrides
+from lambdactl.run.service import ServiceOverrides
+from tests.fakes.kube import FakeCluster
+from tests.live.desk import FLEET
+from tests.unit.kube.pod_bed import RUN_ID
+from tests.unit.kube.test_objects import GOLDEN, VERSIONS
+
+WEB = """
+name: web
+image: registry.example.com/team/web:1
+port: 8000
+replicas: 2
+env: [TOKEN=hunter2]
+commands: [python -m app]
+probes: [{type: http, url: /health, interval: 5s, timeout: 2s, ready_after: 2, headers: [{name: X-A, value: b}]}]
+registry_auth: {username: ada, password: hunter2}
+volumes: ["/mnt/data:/data"]
+tags: {team: ml}
+resources: {cpu: 1.., shm_size: 2GB}
+"""
+MODEL = """
+name: llm
+image: vllm/vllm-openai:v0.11
+port: 8000
+model: meta/llama
+resources: {gpu: "B200:1"}
+"""
+
+
+def plan(cluster: FakeCluster, target: Target, text: str, *, old: Any = None, pods: Any = None) -> KubeServicePlan:
+    service = spec.loads(f"type: service\n{text}", kind="service")
+    fleet = KubeFleet.from_spec(spec.loads(FLEET, kind="fleet"), path=None)
+    return make_plan(
+        service, fleet, target, ServiceOverrides(Overrides()), old=old,
+        node_items=cluster.objects(NODES), pods=cluster.objects(PODS) if pods is None else pods,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch, target: Target, tmp_path: Any) -> Target:
+    monkeypatch.setenv("LAMBDACTL_KUBECONFIG", str(tmp_path / "kubeconfig"))
+    return target
+
+
+def objects(found: KubeServicePlan) -> list[dict[str, Any]]:
+    run = replace(found.service.run, run_id=RUN_ID, owner="ada@laptop", submitted_at=1_700_000_000.0)
+    service = replace(found.service, run=run)
+    owner = {"name": service.name, "uid": "00000000-0000-0000-0000-000000000001"}
+    made_from = "0123456789"
+    return [deployment(service, made_from), *owned(service, made_from, owner), front(service, owner)]
+
+
+@pytest.mark.parametrize("text", [WEB, MODEL], ids=["service-web", "service-model"])
+def test_golden_and_schema(cluster: FakeCluster, anywhere: Target, text: str, request: pytest.FixtureRequest) -> None:
+    import kubernetes_validate
+
+    made = objects(plan(cluster, anywhere, text))
+    for version in VERSIONS:
+        for item in made:
+            kubernetes_validate.validate(item, version, strict=True)
+    for item in made:
+        for file in ("entrypoint", "login"):
+            if item["kind"] == "ConfigMap":
+                item["data"][file] = f"(container/{file}.sh)\n"
+        if item["kind"] != "Secret":
+            assert "hunter2" not in yaml.safe_dump(item)
+    path = GOLDEN / f"{request.node.callspec.id}.yaml"
+    written = yaml.safe_dump_all(made, sort_keys=True, width=120)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(written)
+    assert list(yaml.safe_load_all(path.read_text())) == list(yaml.safe_load_all(written))
+
+
+def test_the_revision_is_the_files_and_nothing_of_the_day(cluster: FakeCluster, anywhere: Target) -> None:
+    first, same = plan(cluster, anywhere, WEB), plan(cluster, anywhere, WEB.replace("replicas: 2", "replicas: 3"))
+    old = deployment(first.service, first.revision)
+    again = plan(cluster, anywhere, WEB, old=old)
+    assert again.revision == first.revision
+    assert plan(cluster, anywhere, WEB.replace("replicas: 2", "replicas: 3"), old=old).revision == first.revision
+    assert plan(cluster, anywhere, WEB.replace("hunter2", "other", 1), old=old).revision != first.revision
+    assert again.service.run.run_id == first.service.run.run_id != same.service.run.run_id
+
+
+def test_capacity(cluster: FakeCluster, anywhere: Target) -> None:
+    gpus = MODEL.replace('"B200:1"', '"B200:8"')
+    assert plan(cluster, anywhere, gpus).service.surge
+    full = [
+        {
+            "metadata": {"name": f"p{n}", "namespace": "default", "labels": {"lambdactl.dev/service": "llm"}},
+            "spec": {
+                "nodeName": node["metadata"]["name"],
+                "containers": [{"name": "main", "resources": {"limits": {"nvidia.com/gpu": "8"}}}],
+            },
+        }
+        for n, node in enumerate(cluster.objects(NODES))
+    ]
+    # Its own old replicas make room for the new ones, one by one.
+    assert not plan(cluster, anywhere, gpus, pods=full).service.surge
+    for pod in full:
+        pod["metadata"]["labels"] = {}
+    with pytest.raises(
+        CapacityError, match=r"asks for 1 replica, and the cluster .* has room for 0: .*0 of 8 GPUs free"
+    ):
+        plan(cluster, anywhere, gpus, pods=full)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("probes: [{type: http, method: post}]", "use another method than GET"),
+        ("probes: [{type: http}, {type: http, url: /b}]", "are several"),
+        ("probes: [{type: http, headers: [{name: Authorization, value: x}]}]", "have a header with a secret"),
+        ("probes: [{type: http, until_ready: true, ready_after: 2}]", "remove one"),
+        ("rate_limits: [{prefix: /, rps: 1}]", "need a proxy"),
+        ("https: true", "needs a public name"),
+    ],
+)
+def test_what_is_refused_is_named_with_its_line(cluster: FakeCluster, anywhere: Target, more: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said) as caught:
+        plan(cluster, anywhere, f"name: aa\nimage: b\nport: 80\ncommands: [c]\n{more}\n")
+    assert caught.value.line == 6
+
+
+def test_probes() -> None:
+    def made(text: str) -> dict[str, Any]:
+        service = spec.loads(f"type: service\nname: aa\nimage: b\nport: 80\n{text}", kind="service")
+        return container_probes(service, ready_timeout=60)
+
+    plain = made("")
+    assert plain["readinessProbe"]["tcpSocket"] == {"port": 80}
+    assert (plain["readinessProbe"]["failureThreshold"], plain["livenessProbe"]["failureThreshold"]) == (1, 3)
+    assert plain["startupProbe"] | {"tcpSocket": 0} == {
+        "tcpSocket": 0, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60,
+    }  # fmt: skip
+    assert set(made("probes: [{type: http, until_ready: true}]")) == {"startupProbe"}
+    assert made("model: m")["readinessProbe"]["httpGet"]["path"] == "/v1/models"
