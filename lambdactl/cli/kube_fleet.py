@@ -56,7 +56,9 @@ def delete(fleet: KubeFleet, *, yes: bool) -> int:
 
     found = asyncio.run(strays(fleet))
     if found.active:
-        raise CapacityError(f"runs are active: {', '.join(found.active)}; stop them first (`lambdactl ps`).")
+        raise CapacityError(
+            f"runs or services are active: {', '.join(found.active)}; stop them first (`lambdactl ps`)."
+        )
     for name in found.names:
         note(f"{name} is left over and will be deleted")
     if not confirm(f"Delete the fleet {fleet.name}?", yes=yes):

@@ -12,7 +12,7 @@ from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_pla
 from lambdactl.backends.kubernetes.service_probes import described
 from lambdactl.backends.kubernetes.service_view import revision_of
 from lambdactl.cli.console import confirm, err, note, print_table
-from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, SpecError
 from lambdactl.provision.services import line
 from lambdactl.spec import line_in
 
@@ -29,6 +29,8 @@ _NO_PROXY = "nothing is in front of the replicas: whoever is in the cluster's ne
 
 def run(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverrides, options: Options) -> int:
     """Run a service on a cluster, or change one that runs."""
+    if options.ingress is not None:
+        raise SpecError("--ingress names a host of an SSH fleet; on Kubernetes nothing is in front of a service.")
     refuse(spec)
     return asyncio.run(_apply(spec, fleet, overrides, options))
 

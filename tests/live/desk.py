@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lambdactl.backends.kubernetes.client import open_client
 from lambdactl.backends.kubernetes.config import Target
-from lambdactl.backends.kubernetes.resources import CONFIGMAPS, JOBS, PODS, SECRETS, SERVICES
+from lambdactl.backends.kubernetes.resources import CONFIGMAPS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES
 
 PATIENCE = 300
 FLEET = "type: fleet\nname: live\nnodes: 0..\nbackends: [kubernetes]\n"
@@ -89,12 +89,18 @@ class Desk:
 
     def left(self, what: str) -> list[str]:
         """What exists of a run."""
+        return self._labelled(f"lambdactl.dev/run={self.name(what)}")
 
+    def left_of_service(self, what: str) -> list[str]:
+        """What exists of a service."""
+        return self._labelled(f"lambdactl.dev/service={self.name(what)}")
+
+    def _labelled(self, labels: str) -> list[str]:
         async def look() -> list[str]:
             async with open_client(self.target) as client:
                 found = []
-                for resource in (JOBS, PODS, SERVICES, CONFIGMAPS, SECRETS):
-                    listing = await client.list(resource, labels=f"lambdactl.dev/run={self.name(what)}")
+                for resource in (DEPLOYMENTS, JOBS, PODS, SERVICES, CONFIGMAPS, SECRETS):
+                    listing = await client.list(resource, labels=labels)
                     found += [f"{resource.plural}/{item['metadata']['name']}" for item in listing.items]
                 return found
 

@@ -14,10 +14,10 @@ from lambdactl.backends.kubernetes.client import open_client
 from lambdactl.backends.kubernetes.config import Target, targets
 from lambdactl.backends.kubernetes.resources import NODES
 from lambdactl.errors import LambdactlError
-from tests.live import checks, field_checks
+from tests.live import checks, field_checks, service_checks
 from tests.live.desk import Desk, environment
 
-ALL = [*checks.CHECKS, *field_checks.CHECKS]
+ALL = [*checks.CHECKS, *field_checks.CHECKS, *service_checks.CHECKS]
 # Read at once: the tests' own fixture takes the user's settings out of the environment.
 KUBECONFIG = os.environ.get("KUBECONFIG", "")
 IMAGE = os.environ.get("LAMBDACTL_TEST_IMAGE", "")
@@ -72,8 +72,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return found
 
 
-@pytest.mark.parametrize(
-    "check", [*checks.CHECKS, *field_checks.CHECKS], ids=lambda check: check.__name__.removeprefix("check_")
-)
+@pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_live(desk: Desk, check: Callable[[Desk], None]) -> None:
     check(desk)

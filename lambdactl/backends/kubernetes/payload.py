@@ -56,7 +56,7 @@ def settings(run: KubeRun) -> str:
         "patience": PATIENCE,
         "repo": run.content.repo.path if run.content.repo is not None else "",
         "repo_id": run.content.repo.repo_id if run.content.repo is not None else "",
-        "alone": "yes" if run.alone else "",
+        **({"alone": "yes"} if run.alone else {}),
     }
     return "".join(f"lambdactl_{name}={shlex.quote(str(value))}\n" for name, value in values.items())
 

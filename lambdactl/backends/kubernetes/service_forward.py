@@ -111,12 +111,10 @@ class _Connection:
         try:
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
             while not down.done():
-                if up.done():
-                    up.result()
+                up.result()
                 heard = self._heard
-                await asyncio.wait({down} if up.done() else {up, down}, timeout=LINGER if up.done() else None,
-                                   return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
-                if up.done() and heard == self._heard:
+                await asyncio.wait({down}, timeout=LINGER)
+                if heard == self._heard:
                     break
             if down.done():
                 down.result()

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .client import open_client
-from .labels import MANAGED, RUN
-from .resources import CONFIGMAPS, JOBS, PODS, SECRETS, SERVICES, Resource
+from .labels import MANAGED, RUN, SERVICE
+from .resources import CONFIGMAPS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
 
 if TYPE_CHECKING:
     from .client import Client
@@ -46,12 +46,15 @@ async def strays(fleet: KubeFleet) -> Strays:
 
 
 async def _of_cluster(client: Client, cluster: str, found: Strays) -> None:
+    services = await client.list(DEPLOYMENTS, labels=f"{MANAGED},{SERVICE}")
+    found.active += [str(item["metadata"]["name"]) for item in services.items]
     for resource in KINDS:
         for item in (await client.list(resource, labels=MANAGED)).items:
             metadata = item["metadata"]
             if resource is JOBS and not _finished(item):
                 found.active.append(str((metadata.get("labels") or {}).get(RUN) or metadata["name"]))
-            if not metadata.get("ownerReferences"):  # what is owned goes with its owner
+            # What is owned goes with its owner.
+            if not metadata.get("ownerReferences"):
                 found.objects.append((cluster, resource, metadata["name"], metadata["uid"]))
 
 

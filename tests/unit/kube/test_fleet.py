@@ -127,7 +127,7 @@ def test_delete_removes_strays_and_refuses_while_a_run_is_active(cluster: FakeCl
            "spec": {"template": {"spec": pod}}}  # fmt: skip
     cluster.put(job)
     command("apply", "-f", REFERENCE)
-    assert "runs are active: train; stop them first" in str(fails("delete", "-f", REFERENCE, "-y"))
+    assert "runs or services are active: train; stop them first" in str(fails("delete", "-f", REFERENCE, "-y"))
     cluster.pod("j").run().exit(0)
     cluster.wait(lambda: (cluster.store.find("jobs", "default", "j") or {"status": {}})["status"].get("completionTime"))
     done = command("delete", "-f", REFERENCE, "-y")

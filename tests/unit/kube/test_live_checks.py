@@ -8,11 +8,11 @@ import pytest
 
 from tests.fakes.kube import FakeCluster, FakeNode
 from tests.fakes.kube.process import usable
-from tests.live import checks, field_checks
+from tests.live import checks, field_checks, service_checks
 from tests.live.desk import Desk, environment
 from tests.unit.kube.bed import limited
 
-ALL = [*checks.CHECKS, *field_checks.CHECKS]
+ALL = [*checks.CHECKS, *field_checks.CHECKS, *service_checks.CHECKS]
 pytestmark = pytest.mark.skipif(usable() is not None, reason=str(usable()))
 
 
@@ -27,8 +27,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield found
 
 
-@pytest.mark.parametrize(
-    "check", [*checks.CHECKS, *field_checks.CHECKS], ids=lambda check: check.__name__.removeprefix("check_")
-)
+@pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_on_the_fake(desk: Desk, check: Callable[[Desk], None]) -> None:
     check(desk)

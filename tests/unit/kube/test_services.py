@@ -111,7 +111,7 @@ class Attached:
 
 
 def test_apply_look_attach_and_stop(bed: Bed) -> None:
-    done = bed.apply(WEB.format(word="hello"))
+    done = bed.apply((ROOT / "examples" / "sandbox-service.dstack.yml").read_text())
     assert done.stdout == "http://web.default.svc:8000/\n"
     assert "2/2 ready" in done.stderr
     found = bed.get()
@@ -122,7 +122,7 @@ def test_apply_look_attach_and_stop(bed: Bed) -> None:
     assert [(item["fleet"], item["name"], item["state"]) for item in listed] == [("live", "web", "running")]
     assert "web" in bed.desk.run("ps").stdout
     with Attached(bed.desk) as attached:
-        assert fetch(attached.port) == "hello web"
+        assert fetch(attached.port) in {f"replica web on {replica['run_name']}" for replica in found["replicas"]}
     assert "GET / HTTP/1.1" in bed.desk.run("logs", "web", "--replica", "1").stdout
     assert "has replicas 0 to 1, not 7" in bed.desk.run("logs", "web", "--replica", "7", rc=2).stderr
     bed.desk.run("stop", "web", "-y")

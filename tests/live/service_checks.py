@@ -1,0 +1,60 @@
+"""Checks of services on any cluster whose image has a web server."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.live.desk import PATIENCE, Desk
+from tests.live.field_checks import page, probe
+
+SERVICE = """
+type: service
+name: {name}
+image: {image}
+port: 8931
+replicas: 2
+stop_duration: 1s
+probes: [{{type: http, url: /page, interval: 2s}}]
+commands:
+  - |
+    mkdir -p /tmp/web; echo {word} >/tmp/web/page; cd /tmp/web
+    {fail}
+    if command -v python3 >/dev/null; then exec python3 -m http.server 8931
+    else exec busybox httpd -f -p 8931 -h /tmp/web; fi
+"""
+
+
+def check_a_service(desk: Desk) -> None:
+    if "no web server" in desk.run("apply", "-f", desk.task("web", probe()), "-y").stdout:
+        pytest.skip(f"the image {desk.image} has no web server")
+    name = desk.name("web")
+
+    def apply(word: str, fail: str = "", rc: int = 0) -> str:
+        (desk.folder / "web.yml").write_text(SERVICE.format(name=name, image=desk.image, word=word, fail=fail))
+        return desk.run("apply", "-f", "web.yml", "-y", rc=rc).stderr
+
+    apply("one")
+    attached = desk.start("attach", name)
+    assert attached.stdout is not None
+    port = int(attached.stdout.readline().rstrip("/\n").rpartition(":")[2])
+    assert page(port) == "one\n"
+    apply("two")
+    assert page(port) == "two\n"
+    assert f"The update of {name} was taken back: a replica on " in apply("three", fail="exit 3", rc=1)
+    assert page(port) == "two\n"
+    status = json.loads(desk.run("run", "get", name, "--json").stdout)
+    assert (status["state"], status["replicas_ready"], status["update"]["state"]) == ("running", 2, "failed")
+    assert name in desk.run("ps").stdout
+    desk.run("logs", name)
+    desk.run("stop", name, "-y")
+    attached.communicate(timeout=PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while left := desk.left_of_service("web"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+CHECKS = [function for name, function in list(globals().items()) if name.startswith("check_")]
