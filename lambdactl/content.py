@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent
 FOLDERS = ("playbooks", "roles", "inventory_plugins", "sandbox")
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 SHEBANG = b"#!/usr/bin/env -S python3 -I -S\n"
-MAIN = b"import sys\nfrom lambdactl.node.__main__ import main\nsys.exit(main())\n"
+MAIN = b"use_compiled(sys.path[0])\nfrom lambdactl.node.__main__ import main\nsys.exit(main())\n"
 
 
 def root() -> Path:
@@ -36,9 +36,12 @@ def path(*parts: str) -> Path:
 
 
 def runner_files() -> list[tuple[str, bytes]]:
-    """(name in the archive, content) of everything that the zipapp holds, sorted by name."""
+    """(name in the archive, content) of everything that the zipapp holds, in a fixed order."""
     files = [(f"lambdactl/node/{source.name}", source.read_bytes()) for source in (PACKAGE / "node").glob("*.py")]
-    return sorted([*files, ("__main__.py", MAIN), ("lambdactl/__init__.py", b"")])
+    files = sorted([*files, ("lambdactl/__init__.py", b"")])
+    digest = hashlib.sha256(b"".join(hashlib.sha256(name.encode() + b"\0" + data).digest() for name, data in files))
+    start = (PACKAGE / "node" / "start.py").read_bytes() + MAIN
+    return [("__main__.py", start.replace(b'SOURCES = ""', f'SOURCES = "{digest.hexdigest()}"'.encode())), *files]
 
 
 @functools.cache

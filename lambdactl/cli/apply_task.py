@@ -73,7 +73,7 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
     content = await delivery.collect_content(task)
     async with open_transport(fleet) as connections:
         transport = ServeSessions(connections)
-        seen = await survey(transport, fleet)
+        seen = await survey(transport, fleet, task=task)
         if len(seen.problems) == len(fleet.hosts):
             raise next(iter(seen.problems.values())).error()
         if dev is not None and (status := dev.running(overrides.name or task.name, seen)) is not None:

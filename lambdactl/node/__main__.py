@@ -123,6 +123,12 @@ def _scheduled(args: list[str]) -> int:
     return main(args)
 
 
+def _compile(args: list[str]) -> int:
+    from .compiled import main
+
+    return main(args)
+
+
 VERBS = {
     "serve": _serve,
     "logs": _logs,
@@ -141,6 +147,7 @@ VERBS = {
     "push": _push,
     "enter-volumes": _enter_volumes,
     "scheduled": _scheduled,
+    "compile": _compile,
 }
 
 

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import time
 
 from . import locks, paths
@@ -142,7 +141,8 @@ def collect(room: int = 0) -> list[str]:
                 status = os.stat(path(name))
                 found.append((status.st_mtime, status.st_size, name))
     total = sum(size for _, size, _ in found)
-    limit = SHARE * shutil.disk_usage(folder()).total
+    space = os.statvfs(folder())
+    limit = SHARE * space.f_blocks * space.f_frsize
     removed: list[str] = []
     kept: set[str] | None = None
     for used, size, name in sorted(found):

@@ -9,9 +9,27 @@ from __future__ import annotations
 import os
 import signal
 
-from . import paths, repair
+from . import paths, processes, repair
 from .errors import NodeError
 from .processes import ProcessTree
+
+
+def _rank(run: str) -> None:
+    """Be the rank's main process; never returns."""
+    code = 1
+    try:
+        processes.rename("lambdactl rank")
+        from . import rank
+
+        code = rank.main([run])
+    except NodeError as error:
+        os.write(2, f"runner: {error.message}\n".encode())
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def main(args: list[str]) -> int:
@@ -22,7 +40,8 @@ def main(args: list[str]) -> int:
     tree = ProcessTree()
     pid = os.fork()
     if pid == 0:
-        os.execv(repair.python(), [*repair.runner_argv(run), "rank", run])
+        _rank(run)
+    processes.rename("lambdactl guard")
     if "LAMBDACTL_READY_FD" in os.environ:
         os.close(int(os.environ.pop("LAMBDACTL_READY_FD")))
     signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))

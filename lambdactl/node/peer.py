@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import signal
 import time
 
@@ -33,6 +32,8 @@ SSH = (
 
 def replaced(template: str, run: str, node: Node) -> list[str]:
     """The words of LAMBDACTL_PEER_COMMAND with the peer's places filled in."""
+    import shlex
+
     words = shlex.split(template)
     for place, value in {"{ip}": node.ip, "{run}": run, "{name}": node.name}.items():
         words = [word.replace(place, value) for word in words]

@@ -37,6 +37,8 @@ class DevEnvironment:
     process part of the job.
     """
 
+    operations = OPERATIONS
+
     def __init__(
         self,
         job: Job,

@@ -121,23 +121,35 @@ def _cuda(nvcc: programs.Program | None, problems: list[str]) -> str | None:
     return str(version) if version else None
 
 
-def probe(wanted: dict[str, Any]) -> dict[str, Any]:
-    """All facts; `wanted` is {role: digest} of what the controller would provision."""
+def _runner(*, recorded: bool) -> str | None:
+    if not os.path.exists(paths.RUNNER):
+        return None
+    text = paths.read_text(paths.OPT + "/runner.sha256").strip() if recorded else ""
+    return text or provisioned.sha256(paths.RUNNER)
+
+
+def probe(wanted: dict[str, Any], without: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """All facts; `wanted` is {role: digest} of what the controller would provision.
+
+    `without` names facts that take time and that nobody will look at: container_engines, cuda, openmpi, provisioned and
+    tools are empty then, and `runner` is what the runner's role has written down.
+    """
     problems: list[str] = []
     query = gpus.start_query()
-    engines = container_engine.start_query()
-    mpi, nvcc = _start_mpi(), _start_nvcc()
-    manifests = provisioned.manifests()
+    engines = [] if "container_engines" in without else container_engine.start_query()
+    mpi = None if "openmpi" in without else _start_mpi()
+    nvcc = None if "cuda" in without else _start_nvcc()
+    manifests = {} if "provisioned" in without else provisioned.manifests()
     packages = provisioned.start_package_query(manifests)
     facts = {**_system(), **_hardware(), **_keys()}  # while the programs run
     facts["gpus"], facts["driver"] = gpus.finish_query(query, problems)
     facts["cuda"] = _cuda(nvcc, problems)
     facts["openmpi"] = _openmpi(mpi, problems)
     facts["container_engines"] = [engine.as_dict() for engine in container_engine.finish_query(engines)]
-    facts["tools"] = tools.find(_login_home())
+    facts["tools"] = None if "tools" in without else tools.find(_login_home())
     tests = paths.ROOT + NCCL_TESTS
     facts["nccl_tests"] = {"path": NCCL_TESTS} if os.access(tests + "/all_reduce_perf", os.X_OK) else None
-    facts["runner"] = provisioned.sha256(paths.RUNNER) if os.path.exists(paths.RUNNER) else None
+    facts["runner"] = _runner(recorded="runner" in without)
     facts["provisioned"] = provisioned.report(manifests, packages, wanted, problems)
     facts["leases"] = lease.current()
     facts["queue"] = lease.queue()

@@ -20,6 +20,15 @@ def become_subreaper() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def rename(name: str) -> None:
+    """What `ps -o comm` and `top` call this process; a fork has the command line of whom it was forked from."""
+    try:
+        with open("/proc/self/comm", "w", encoding="ascii") as file:
+            file.write(name)
+    except OSError:
+        return
+
+
 def start_time(pid: int) -> str:
     """What tells a process from a later one with the same id; empty when it is gone or a zombie."""
     fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
@@ -34,6 +43,15 @@ def _children() -> dict[int, list[int]]:
             if len(fields) > 1 and fields[0] not in "ZX":
                 tree.setdefault(int(fields[1]), []).append(int(name))
     return tree
+
+
+def has_children() -> bool:
+    """Whether this process has children; a sub-reaper without any has no descendants either."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 class ProcessTree:
@@ -51,8 +69,10 @@ class ProcessTree:
 
     def pids(self) -> list[int]:
         """The job's live processes."""
-        tree = _children()
         found = [pid for pid, started in self._adopted.items() if started and start_time(pid) == started]
+        if not found and not has_children():
+            return []  # without a look at every process of the machine
+        tree = _children()
         helpers = self._helpers()
         found += [pid for pid in tree.get(os.getpid(), []) if pid not in helpers and pid not in found]
         for pid in found:  # grows while it is walked: children follow their parents

@@ -1,17 +1,18 @@
-"""Running other programs for their output: all at once, each under a time limit, none able to hang the caller."""
+"""Running other programs for their output: all at once, each under a time limit, none able to hang the caller.
+
+What starts programs is imported when the first one is started: most starts of the runner start none.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 import time
 
 from . import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from typing import IO
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -20,7 +21,11 @@ TIMEOUT = 20.0
 
 def find(name: str, *directories: str) -> str | None:
     """The path of a program: PATH, the usual folders, then the given ones."""
-    return shutil.which(name, path=":".join([os.environ.get("PATH", ""), SEARCH, *directories]))
+    for folder in (*os.environ.get("PATH", "").split(":"), *SEARCH.split(":"), *directories):
+        path = f"{folder}/{name}"
+        if folder and os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
 
 
 def time_limit() -> float:
@@ -32,6 +37,9 @@ class Program:
     """A started program. Its output goes to a file, so that a full pipe never stops it."""
 
     def __init__(self, argv: list[str], limit: float | None = None) -> None:
+        import subprocess
+        import tempfile
+
         self.name = os.path.basename(argv[0])
         self._limit = time_limit() if limit is None else limit
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the program)
@@ -51,6 +59,8 @@ class Program:
 
     def result(self, problems: list[str]) -> tuple[int | None, str]:
         """(exit code, output); the code is None, with a problem named, when the program did not answer in time."""
+        import subprocess
+
         code: int | None = 127
         if self._process is not None:
             try:

@@ -1,6 +1,6 @@
 """`runner.pyz rank RUN`, the main process of a rank's unit: starts the job, keeps its log, stops it, records its end.
 
-Everything is imported at start: the zipapp may be replaced while this runs.
+What the job needs is imported at start: the zipapp may be replaced while this runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 
 from . import control, env, lease, paths, places, share, spec, state, volumes
 from .cgroup import JobGroup
-from .container_rank import ContainerRank
 from .control import ControlServer, Peer
 from .coordinator import Coordinator
 from .errors import NodeError
@@ -21,7 +20,6 @@ from .loop import Loop, Timer
 from .outcome import of_exit, of_stop
 from .output import Output
 from .prepare import Preparation
-from .presence import OPERATIONS, DevEnvironment
 from .processes import ProcessTree
 from .supervised import notify_ready, protect_from_oom, take_lock
 from .utilization import Watch
@@ -30,9 +28,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SWEEP_INTERVAL, SWEEP_LIMIT = 0.02, 10.0
+    from .container_rank import ContainerRank
+    from .presence import DevEnvironment
+
+SWEEP_INTERVAL, SWEEP_LIMIT, FIRST_CONTACT = 0.02, 10.0, 60.0
 AGENT_GRACE = 5.0  # seconds that a worker waits for a coordinator whose connection has ended
-FIRST_CONTACT = 60.0
 
 
 class Supervisor:
@@ -75,6 +75,8 @@ class Supervisor:
     def _dev_environment(self) -> DevEnvironment | None:
         if self.job.dev is None:
             return None
+        from .presence import DevEnvironment
+
         return DevEnvironment(
             self.job,
             self.loop,
@@ -84,6 +86,8 @@ class Supervisor:
         )
 
     def _container(self) -> ContainerRank:
+        from .container_rank import ContainerRank
+
         return ContainerRank(
             self.loop,
             self.job,
@@ -178,7 +182,8 @@ class Supervisor:
             return
         self._update(state="running", pid=self._pid, ready_at=time.time())
         if self.job.max_duration is not None:
-            self._timers.append(self.loop.later(self.job.max_duration, self._out_of_time))
+            text = f"max_duration of {self.job.max_duration:g} s is over"
+            self._timers.append(self.loop.later(self.job.max_duration, lambda: self._end("max-duration", text)))
         if self.job.utilization is not None:
             self._watch = Watch(self.loop, self.job.utilization, self.job.gpus, self._idles)
         self._publish()
@@ -264,15 +269,13 @@ class Supervisor:
             self.container.kill()
 
     def _finish(self, outcome: dict[str, Any]) -> None:
-        for helper in (self._preparation, self._watch):
+        for helper in (self._preparation, self._watch, self.dev):
             if helper is not None:
                 helper.close()
         for timer in self._timers:
             timer.cancel()
         if self._silence is not None:
             self._silence.cancel()
-        if self.dev is not None:
-            self.dev.close()
         self.log.close()
         sizes = {"log_size": self.log.size, "log_start": self.log.start, "log_dropped": self.log.dropped}
         self._update(**outcome, **sizes, finished_at=time.time())
@@ -325,9 +328,6 @@ class Supervisor:
         else:
             self.stop({"reason": reason, "message": message, "abort": abort, "grace": grace})
 
-    def _out_of_time(self) -> None:
-        self._end("max-duration", f"max_duration of {self.job.max_duration:g} s is over")
-
     def _end(self, reason: str, text: str) -> None:
         self.stop({"reason": reason, "message": text, "abort": False, "grace": None})
 
@@ -350,7 +350,7 @@ class Supervisor:
             return self._adopt(peer)
         if peer.uid not in (0, os.geteuid()):
             raise NodeError("bad-request", f"only root may ask for {operation!r}")
-        if self.dev is not None and operation in OPERATIONS:
+        if self.dev is not None and operation in self.dev.operations:
             return {**self.dev.handle(request, peer, self.value["state"]), "inside": self._inside()}
         if operation == "go":
             self.start()

@@ -33,7 +33,7 @@ ANSWER_TIMEOUT = 120.0  # seconds for a node to answer one request
 
 def folder() -> str:
     """Where schedules are kept."""
-    return paths.STATE + "/schedules"
+    return paths.SCHEDULES
 
 
 def _file(name: str) -> str:

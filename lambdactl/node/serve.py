@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 
-from . import blobs, blocks, lease, locks, paths, repair, schedule, state, tickets
+from . import blobs, blocks, lease, locks, paths, repair, state, tickets
 from .errors import NodeError, as_object
 
 TYPE_CHECKING = False
@@ -26,10 +25,10 @@ OWNER_LENGTH = 200
 def _probe(request: dict[str, Any]) -> dict[str, Any]:
     from .probe import probe
 
-    roles = request.get("roles", {})
+    roles, without = request.get("roles", {}), request.get("without", [])
     if not isinstance(roles, dict):
         raise NodeError("bad-request", "probe: roles is an object of digests")
-    return probe(roles)
+    return probe(roles, frozenset(map(str, without)) if isinstance(without, list) else frozenset())
 
 
 def _examine(request: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +91,10 @@ def _as_leased(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(request: dict[str, Any]) -> dict[str, Any]:
-    from . import contents, env, service_port, unit
+    from . import compiled, contents, env, service_port, unit
     from .spec import Job
+
+    compiled.renew()
 
     job = Job(_as_leased(as_object(request.get("job"))))
     for manifest in contents.manifests(job):
@@ -117,12 +118,18 @@ def _start(request: dict[str, Any]) -> dict[str, Any]:
             lease.mark_started(job.run_id)
             unit.start(job)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         lease.release(job.run_id)
         raise
     _collect(KEEP_RUNS)
     blobs.collect()
     return repair.public(state.read(job.run_id) or {}, job.run_id)
+
+
+def _remove(folder: str) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _release(request: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +149,15 @@ def _repair_all() -> list[dict[str, Any]]:
     return [repair.public(value, run) for run, value in found if value is not None]
 
 
+def _scheduled(key: str | None = None) -> list[dict[str, Any]]:
+    """What `status` says of the node's schedules; most nodes have none, and need not load what makes them run."""
+    if not os.path.isdir(paths.SCHEDULES):
+        return []
+    from . import schedule
+
+    return schedule.shown(key)
+
+
 def _status(request: dict[str, Any]) -> dict[str, Any]:
     key = request.get("run")
     if key is not None:
@@ -150,11 +166,11 @@ def _status(request: dict[str, Any]) -> dict[str, Any]:
         if run is not None and value is not None:
             return _ranks([repair.public(value, run)], key)
         waiting = [item for item in lease.current() if key in (item["run_id"], item["run_name"])]
-        return _ranks([state.reserved(item) for item in waiting] or schedule.shown(key), key)
+        return _ranks([state.reserved(item) for item in waiting] or _scheduled(key), key)
     ranks = _repair_all()
     known = {value["run_id"] for value in ranks}
     ranks += [state.reserved(item) for item in lease.current() if item["run_id"] not in known]
-    return _ranks(ranks + schedule.shown())
+    return _ranks(ranks + _scheduled())
 
 
 def _stop(request: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +209,7 @@ def _forget(request: dict[str, Any]) -> dict[str, Any]:
         value = repair.repair(run)
         if state.is_alive(run) and not (value is not None and state.is_settled(value) and _has_gone(run)):
             raise NodeError("active", f"run {value and value.get('run_name')} is active on this node: stop it first")
-        shutil.rmtree(paths.run_dir(run), ignore_errors=True)
+        _remove(paths.run_dir(run))
     return {}
 
 
@@ -213,7 +229,7 @@ def _collect(keep: int) -> list[str]:
     done = [value for value in values if state.is_settled(value) and not state.is_alive(str(value["run_id"]))]
     surplus = sorted(done, key=state.age_key)[: max(0, len(done) - keep)]
     for value in surplus:
-        shutil.rmtree(paths.run_dir(str(value["run_id"])), ignore_errors=True)
+        _remove(paths.run_dir(str(value["run_id"])))
     return [str(value["run_id"]) for value in surplus]
 
 
@@ -225,6 +241,18 @@ def _gc(request: dict[str, Any]) -> dict[str, Any]:
     removed = _collect(keep)
     blobs.collect()
     return {"removed": removed}
+
+
+def _schedule(request: dict[str, Any]) -> dict[str, Any]:
+    from . import schedule
+
+    return schedule.add(request)
+
+
+def _unschedule(request: dict[str, Any]) -> dict[str, Any]:
+    from . import schedule
+
+    return schedule.remove(request)
 
 
 OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -241,8 +269,8 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "forget": _forget,
     "gc": _gc,
     "have": blobs.have,
-    "schedule": schedule.add,
-    "unschedule": schedule.remove,
+    "schedule": _schedule,
+    "unschedule": _unschedule,
 }
 
 

@@ -67,7 +67,7 @@ async def run_task(
     fleet, chosen = play_fleet(task_vars)
     content = await asyncio.to_thread(collect, task)
     async with open_transport(fleet) as transport:
-        seen = await survey(transport, fleet)
+        seen = await survey(transport, fleet, task=task)
         asked = [seen.problems[name] for name in chosen if name in seen.problems]
         if len(asked) == len(chosen):
             raise asked[0].error()

@@ -113,7 +113,7 @@ class Launch:
         return await self._look()
 
     async def _look(self) -> Mapping[str, NodeView]:
-        return (await survey(self._transport, self._fleet)).views
+        return (await survey(self._transport, self._fleet, task=self._task)).views
 
     def _allowed(self, views: Mapping[str, NodeView]) -> Mapping[str, NodeView]:
         if self._only is None:

@@ -8,9 +8,11 @@ from typing import Any
 
 from lambdactl.fleet import Fleet
 from lambdactl.fleet.facts import NodeFacts
+from lambdactl.run.container import image_of
 from lambdactl.run.nodes import Problem, call
 from lambdactl.run.placement import NodeView
 from lambdactl.run.status import RunStatus, combine, waiting
+from lambdactl.spec import TaskSpec
 from lambdactl.transport.api import Runner
 
 
@@ -24,12 +26,25 @@ class Survey:
     raw: dict[str, dict[str, Any]]
 
 
-async def survey(transport: Runner, fleet: Fleet) -> Survey:
-    """Ask every host of the fleet; a host that does not answer gets a view with its problem."""
+def _unused(task: TaskSpec | None) -> list[str]:
+    """Facts that a node need not find out, because the plan of this task does not depend on them."""
+    if task is None:
+        return []
+    engines = image_of(task) is not None or task.docker
+    tools = task.python or task.nvcc
+    unused = ["cuda", "openmpi", "provisioned", "runner"]
+    return [*unused, *([] if engines else ["container_engines"]), *([] if tools else ["tools"])]
+
+
+async def survey(transport: Runner, fleet: Fleet, *, task: TaskSpec | None = None) -> Survey:
+    """Ask every host of the fleet; a host that does not answer gets a view with its problem.
+
+    Args:
+        task: what the look is for; None is for everything.
+    """
     names = [host.name for host in fleet.hosts]
-    answers = await call(
-        transport, {name: [{"op": "probe", "roles": {}}, {"op": "status", "run": None}] for name in names}
-    )
+    probe = {"op": "probe", "roles": {}, "without": _unused(task)}
+    answers = await call(transport, {name: [probe, {"op": "status", "run": None}] for name in names})
     views: dict[str, NodeView] = {}
     problems: dict[str, Problem] = {}
     raw: dict[str, dict[str, Any]] = {}

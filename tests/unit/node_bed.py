@@ -75,10 +75,7 @@ class Node:
         return read_frames(self.runner("logs", run, *args).stdout)["data"]
 
     def supervisor(self, run: str) -> int:
-        return next(pid for pid, words in command_lines() if words[-2:] == ["rank", run] and self.owns(words))
-
-    def owns(self, words: list[str]) -> bool:
-        return any(word.startswith(str(self.root)) for word in words)
+        return next(pid for pid, name in runners(self.run_dir(run)) if name == "lambdactl rank")
 
     def close(self) -> None:
         if self._serve is not None:
@@ -161,14 +158,16 @@ class Bed:
     def no_runner(self, run: str) -> None:
         """Wait until no process of the runner itself works for the run."""
         deadline = time.monotonic() + PATIENCE
-        while left := [words for _, words in command_lines() if words[-2:] in (["guard", run], ["rank", run])]:
+        while left := [found for node in self.nodes for found in runners(node.run_dir(run))]:
             assert time.monotonic() < deadline, left
             time.sleep(0.02)
 
     def close(self) -> None:
-        for pid, words in command_lines():  # guards first: they clean up after their ranks
-            if any(word.startswith(str(self.base)) for word in words) and words[-2:-1] in (["rank"], ["agent"]):
+        for pid, words in command_lines():
+            if any(word.startswith(str(self.base)) for word in words) and words[-2:-1] == ["agent"]:
                 kill(pid)
+        for pid in [pid for pid, name in runners(self.base) if name == "lambdactl rank"]:
+            kill(pid)  # its guard cleans up after it
         for run in self.runs:
             for pid in self.leftovers(run):
                 kill(pid)
@@ -200,6 +199,19 @@ def environ(pid: int) -> list[bytes]:
 
 def cmdline(pid: int) -> list[str]:
     return _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").split("\0")[:-1]
+
+
+def runners(folder: Path) -> list[tuple[int, str]]:
+    """(pid, name) of the guards and supervisors of the runs in this folder; their errors go to a file of the run."""
+    found = []
+    for pid in processes():
+        try:
+            errors = os.readlink(f"/proc/{pid}/fd/2")
+        except OSError:
+            continue
+        if errors.startswith(f"{folder}/") and errors.partition(" ")[0].endswith("/runner.err"):
+            found.append((pid, _read(f"/proc/{pid}/comm").decode().strip()))
+    return found
 
 
 def command_lines() -> list[tuple[int, list[str]]]:

@@ -77,19 +77,6 @@ def test_the_runner_needs_python_38_and_its_library_only(source: Path) -> None:
         assert not {"asyncio", "typing_extensions"} & set(modules)
 
 
-def test_start_up_imports_stay_light(bed: Bed) -> None:
-    heavy = {"asyncio", "typing", "subprocess", "dataclasses", "inspect", "ctypes", "uuid", "tempfile"}
-    program = "import sys, runpy; sys.argv=[sys.argv[1], 'serve']; runpy.run_path(sys.argv[0], run_name='x')\n"
-    program += "from lambdactl.node import serve\nprint(*sys.modules)"
-    argv = [bed.python, "-I", "-S", "-c", program, str(bed.runner)]
-    done = subprocess.run(argv, env={**bed.env, "LAMBDACTL_ROOT": str(bed.base)}, capture_output=True, text=True)
-    assert done.returncode in (0, 1), done.stderr
-    bare = subprocess.run(
-        [bed.python, "-I", "-S", "-c", "import runpy, sys; print(*sys.modules)"], capture_output=True, text=True
-    )
-    assert not heavy & (set(done.stdout.split()) - set(bare.stdout.split()))
-
-
 def test_content_is_found() -> None:
     assert content.path("roles", "runner").is_dir()
     with pytest.raises(FileNotFoundError, match="install lambdactl again"):

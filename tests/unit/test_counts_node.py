@@ -1,0 +1,121 @@
+"""What one run costs a node, counted: modules that a start loads and compiles, forks and programs that it starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.node_bed import PYTHONS, Bed, Node
+
+# Starts the runner as `python -I -S runner.pyz` does, and notes what it and its forks do; forks keep audit hooks.
+SPY = """
+import os, sys, runpy, pkgutil
+KINDS = ("import", "compile", "os.fork", "os.exec", "os.posix_spawn", "subprocess.Popen")
+def hook(event, args, path=sys.argv[1]):
+    if event in KINDS:
+        text = "%s %s\\n" % (event, args[1] if event == "compile" else args[0] if args else "")
+        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # a fork closes what it did not open
+        os.write(log, text.encode())
+        os.close(log)
+sys.argv = sys.argv[2:]
+sys.addaudithook(hook)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# What costs milliseconds to load and what most starts do without.
+HEAVY = {
+    "asyncio", "typing", "dataclasses", "inspect", "subprocess", "tempfile", "shutil", "ctypes", "uuid", "platform",
+    "hashlib", "argparse", "pathlib", "zipfile", "shlex", "threading", "datetime", "calendar", "logging", "random",
+}  # fmt: skip
+UNUSED = ["cuda", "openmpi", "provisioned", "runner", "container_engines", "tools"]  # by a task without an image
+LOOK = [{"op": "probe", "roles": {}, "without": UNUSED}, {"op": "status", "run": None}]
+
+
+@pytest.fixture(params=PYTHONS, ids=lambda path: "py38" if "3.8" in path else "py")
+def bed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bed]:
+    bed = Bed(tmp_path, request.param, 2)
+    yield bed
+    bed.close()
+
+
+def spied(bed: Bed, node: Node, log: Path, *words: str) -> list[str]:
+    return [bed.python, "-I", "-S", "-c", SPY, str(log), str(bed.runner), *words]
+
+
+def events(log: Path, kind: str) -> list[str]:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return [line.partition(" ")[2] for line in lines if line.startswith(kind + " ")]
+
+
+def look(bed: Bed, log: Path) -> None:
+    """A session of the runner that answers what is asked before every run."""
+    node = bed.nodes[0]
+    lines = b"".join(json.dumps({"id": 1, **request}).encode() + b"\n" for request in LOOK)
+    done = subprocess.run(spied(bed, node, log, "serve"), input=lines, env=node.env, capture_output=True)
+    assert done.stdout.count(b'"ok":true') == len(LOOK), done
+
+
+def test_a_look_before_a_run_loads_little_and_starts_nothing(bed: Bed, tmp_path: Path) -> None:
+    look(bed, tmp_path / "log")
+    assert not HEAVY & {name.partition(".")[0] for name in events(tmp_path / "log", "import")}
+    own = [name for name in set(events(tmp_path / "log", "import")) if name.startswith("lambdactl.node.")]
+    assert len(own) <= 25, sorted(own)
+    for kind in ("os.fork", "os.exec", "subprocess.Popen", "os.posix_spawn"):
+        assert events(tmp_path / "log", kind) == []
+
+
+def compiled(bed: Bed, log: Path) -> set[str]:
+    """The modules of the zipapp that a look has compiled."""
+    log.unlink(missing_ok=True)
+    look(bed, log)
+    return {name for name in events(log, "compile") if str(bed.runner) in name}
+
+
+def test_nothing_but_the_first_lines_is_compiled_at_a_start(bed: Bed, tmp_path: Path) -> None:
+    node, log = bed.nodes[0], tmp_path / "log"
+    assert len(compiled(bed, log)) > 10
+    assert node.runner("compile").stdout == b"compiled\n"
+    assert len(compiled(bed, log)) <= 1
+    assert node.runner("compile").stdout == b""
+    bed.finish(bed.start("true", size=1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "writable", "empty"])
+def test_damaged_compiled_code_is_not_used(bed: Bed, tmp_path: Path, damage: str) -> None:
+    node = bed.nodes[0]
+    node.runner("compile")
+    (file,) = (node.state / "compiled").iterdir()
+    if damage == "writable":
+        file.chmod(0o666)
+    else:
+        file.write_bytes(file.read_bytes()[: 1000 if damage == "cut" else 0])
+    assert len(compiled(bed, tmp_path / "log")) > 10
+
+
+def test_code_of_another_runner_makes_way_at_the_next_run(bed: Bed) -> None:
+    node = bed.nodes[0]
+    node.runner("compile")
+    (file,) = (node.state / "compiled").iterdir()
+    old = file.with_name("0" * 64 + ".cpython-38-0")
+    file.rename(old)
+    bed.finish(bed.start("true", size=1))
+    assert file.exists()
+
+
+def test_a_rank_is_one_program_and_few_forks(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` forks the guard (and what is between them), the guard forks the rank, and the rank the job."""
+    for number, node in enumerate(bed.nodes):
+        words = [bed.python, "-I", "-S", "-c", SPY, str(tmp_path / f"log{number}"), str(bed.runner)]
+        monkeypatch.setattr(node, "argv", lambda *args, words=words: [*words, *args])
+    bed.finish(bed.start("exec sleep 0"))
+    bed.until(bed.runs[0], 1, lambda value: value["finished_at"])
+    bed.no_runner(bed.runs[0])
+    programs = [{Path(name.strip("b'")).name for name in events(tmp_path / f"log{n}", "os.exec")} for n in (0, 1)]
+    assert programs == [{"bash", "env"}, {"bash"}]  # rank 0 starts the agent of its peer, here by env
+    assert [len(events(tmp_path / f"log{number}", "os.fork")) for number in (0, 1)] == [5, 4]
+    for number in (0, 1):
+        assert HEAVY & set(events(tmp_path / f"log{number}", "import")) <= {"ctypes", "shlex"}
+        assert events(tmp_path / f"log{number}", "subprocess.Popen") == []
