@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import spec
-from lambdactl.cli import kube_runs, service_record
+from lambdactl.cli import delivery, kube_runs, service_record
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, err, note, print_table
 from lambdactl.cli.select import choose_fleet
@@ -16,7 +16,7 @@ from lambdactl.play import play
 from lambdactl.provision.services import Place, line, prepare
 from lambdactl.run.container import check_engine
 from lambdactl.run.plan import Overrides
-from lambdactl.run.service import ServiceOverrides, ServicePlan
+from lambdactl.run.service import ServiceOverrides, ServicePlan, replica_task
 from lambdactl.run.service_control import MODELS_PATH, ServiceStatus, apply_service, wait_ready
 from lambdactl.run.sessions import ServeSessions
 from lambdactl.state import State
@@ -61,9 +61,10 @@ def _overrides(options: Options) -> ServiceOverrides:
 async def _apply(service: spec.ServiceSpec, fleet: Fleet, overrides: ServiceOverrides, options: Options) -> int:
     from lambdactl.transport import open_transport
 
+    content = await delivery.collect_content(replica_task(service))
     async with open_transport(fleet) as connections:
         transport = ServeSessions(connections)
-        prepared = await prepare(service, fleet, transport, overrides, ingress=options.ingress)
+        prepared = await prepare(service, fleet, transport, overrides, ingress=options.ingress, content=content)
         plan, place, old = prepared.plan, prepared.place, prepared.old
         _show(plan, place, old)
         verb = "Update" if old else "Run"
@@ -71,6 +72,7 @@ async def _apply(service: spec.ServiceSpec, fleet: Fleet, overrides: ServiceOver
             return EXIT_OK
         if place.install:
             await _install(place.host, fleet, transport)
+        await delivery.deliver_content(transport, plan.places, plan.content)
         token, _ = await apply_service(transport, plan)
         path = service_record.keep(fleet.id, plan.name, plan.ingress, token)
         if options.detach:
@@ -109,6 +111,7 @@ def _show(plan: ServicePlan, place: Place, old: ServiceStatus | None) -> None:
         ("Auth", "bearer token" if document["auth"] else "none: whoever reaches the ingress may use it"),
         ("Ingress", f"{place.host}, port {place.port}" + (" (will be installed)" if place.install else "")),
         ("Update", update),
+        *delivery.rows(plan.content),
     ]
     print_table(("FIELD", "VALUE"), rows, to=err())
     for host, why in plan.excluded.items():

@@ -145,7 +145,7 @@ async def _start(launch: Launch, views: Mapping[str, NodeView], fleet: Fleet, tr
         except asyncio.CancelledError:
             raise left_queue(launch.name) from None
     try:
-        await delivery.deliver_content(transport, plan)
+        await delivery.deliver_content(transport, plan.places(), plan.content)
         await _submit(plan, fleet, transport)
     except (asyncio.CancelledError, Interrupted):
         await take_back(transport, plan.run_id, [node.name for node in plan.nodes])

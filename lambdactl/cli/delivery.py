@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.cli.console import err, note, size
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.client import Client
     from lambdactl.backends.kubernetes.model import KubeRun
     from lambdactl.backends.kubernetes.start import Bring
-    from lambdactl.run.plan import RunPlan
     from lambdactl.spec import TaskSpec
     from lambdactl.transport.api import Transport
 
@@ -40,12 +40,12 @@ def rows(content: RunContent) -> list[tuple[str, object]]:
     return found
 
 
-async def deliver_content(transport: Transport, plan: RunPlan) -> None:
-    """Bring it to all nodes of the plan, with a bar on a terminal and lines elsewhere."""
-    if not plan.content.blobs:
+async def deliver_content(transport: Transport, places: Sequence[Mapping[str, Any]], content: RunContent) -> None:
+    """Bring it to all these nodes, with a bar on a terminal and lines elsewhere."""
+    if not content.blobs:
         return
     with _Display() as display:
-        done = await deliver(transport, plan.places(), plan.content.blobs, on_progress=display.show)
+        done = await deliver(transport, places, content.blobs, on_progress=display.show)
     if done.total:
         passed = f", {size(done.passed_on)} from node to node" if done.passed_on else ""
         note(f"sent {size(done.sent)}{passed}.")

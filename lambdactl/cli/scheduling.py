@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 async def hand_over(plan: RunPlan, transport: Transport) -> int:
     """Bring what the run takes with it to the nodes, and the run itself to rank 0's timer."""
-    await delivery.deliver_content(transport, plan)
+    await delivery.deliver_content(transport, plan.places(), plan.content)
     due = await schedule.add(transport, plan)
     when = "is never due" if due is None else time.strftime("is started first at %Y-%m-%d %H:%M UTC", time.gmtime(due))
     note(f"{plan.run_name} {when}; `lambdactl stop {plan.run_name}` ends that.")

@@ -112,9 +112,10 @@ def needed(job: Any) -> set[str]:
 
 
 def _kept() -> set[str]:
-    from . import schedule
+    from . import schedule, service_store
 
-    return set().union(*(_used(run) for run in _active()), *(needed(job) for job in schedule.jobs()))
+    later = [*schedule.jobs(), *service_store.jobs()]
+    return set().union(*(_used(run) for run in _active()), *(needed(job) for job in later))
 
 
 def _active() -> Iterable[str]:

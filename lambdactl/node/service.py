@@ -13,7 +13,7 @@ import queue
 import signal
 import time
 
-from . import locks, paths, state
+from . import locks, paths, service_content, state
 from .errors import NodeError
 from .service_doc import Service
 from .service_health import Health
@@ -111,6 +111,8 @@ class Supervisor:
                 link.up, link.message = False, message[2]
         elif kind == "answer":
             self._answered(message[2], message[3], now)
+        elif kind == "sent":
+            self._sent(message[1], message[2], now)
 
     def _tell_health(self, run: str, now: float) -> None:
         health = self._health[run]
@@ -133,15 +135,18 @@ class Supervisor:
 
     def _answered(self, tag: tuple[str, str], answers: list[dict[str, Any]] | None, now: float) -> None:
         verb, run = tag
+        if verb == "have" and answers and answers[-1].get("ok"):
+            self._has(run, (answers[-1].get("result") or {}).get("missing") or [], now)
+            return
         self._asked.discard(run)
         if answers is None:
-            if verb == "start":
+            if verb in ("have", "start"):
                 item = self.plan.find(run)
                 if item is not None and not self._may_have_started(item):
                     self.plan.refused(run, "busy", "does not answer", now)
             return
         last = answers[-1]
-        if verb == "start":
+        if verb in ("have", "start"):
             if last.get("ok"):
                 self.plan.started(run, now)
             else:
@@ -209,13 +214,49 @@ class Supervisor:
         if action == "start":
             self._asked.add(item.run)
             self._save()  # a supervisor that dies now leaves word of what it was about to start
-            host = self.plan.service.host(item.host) or link.host
-            link.ask(("start", item.run), requests_to_start(self.plan.service, host, item))
+            self._bring(item, link)
         else:
             if item.run in self._probers:
                 self._probers.pop(item.run).close()
             self._sync()  # no new request may go to what is stopped next
             link.ask(("stop", item.run), requests_to_stop(item))
+
+    def _bring(self, item: Instance, link: Link) -> None:
+        """Start a replica; where it takes something with it, its host is asked first what it lacks of that."""
+        host = self.plan.service.host(item.host) or link.host
+        try:
+            blobs = [] if link.local else service_content.wanted(host.job)
+        except NodeError as error:
+            self._asked.discard(item.run)
+            self.plan.refused(item.run, error.code, error.message, time.time())
+            return
+        if blobs:
+            link.ask(("have", item.run), [{"op": "have", "blobs": blobs}])
+        else:
+            self._start(item, link)
+
+    def _start(self, item: Instance, link: Link) -> None:
+        host = self.plan.service.host(item.host) or link.host
+        link.ask(("start", item.run), requests_to_start(self.plan.service, host, item))
+
+    def _has(self, run: str, missing: list[str], now: float) -> None:
+        """The host has all but these."""
+        item = self.plan.find(run)
+        link = self._links.get(item.host) if item is not None else None
+        if item is not None and link is not None and missing:
+            service_content.send(link.host, run, missing, self._inbox)
+        else:
+            self._sent(run, None, now)
+
+    def _sent(self, run: str, problem: str | None, now: float) -> None:
+        item = self.plan.find(run)
+        link = self._links.get(item.host) if item is not None else None
+        if item is None or link is None or item.phase != "starting" or problem is not None:
+            self._asked.discard(run)
+            if item is not None and item.phase == "starting":
+                self.plan.refused(run, "start-failed", problem or "is not a host of this service", now)
+            return
+        self._start(item, link)
 
     def _follow_up(self) -> None:
         """Probers for what runs, the proxy, the document that an update was taken back to."""

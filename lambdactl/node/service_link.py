@@ -133,6 +133,7 @@ class Link:
 
     def __init__(self, host: Host, inbox: queue.Queue[tuple[Any, ...]], *, local: bool) -> None:
         self.host = host
+        self.local = local
         self.last_heard = time.monotonic()
         self.up = True
         self.reached = False  # whether the present or last session ever answered

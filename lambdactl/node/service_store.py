@@ -82,3 +82,16 @@ def names() -> list[str]:
         return sorted(name for name in os.listdir(paths.STATE + "/services") if service_doc.NAME.fullmatch(name))
     except OSError:
         return []
+
+
+def jobs() -> list[dict[str, Any]]:
+    """A job of every service that is to go on here, of each of its revisions: all hosts of one have the same files."""
+    found = []
+    for store in map(Store, names()):
+        known = (store.read("state.json") or {}).get("summary") or {}
+        if known.get("state") in FINAL and store.stopping:
+            continue
+        for document in (store.read("desired.json"), store.read("previous.json")):
+            hosts = (document or {}).get("hosts") or []
+            found += [host["job"] for host in hosts[:1] if isinstance(host.get("job"), dict)]
+    return found

@@ -25,6 +25,7 @@ from .spec import Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, BinaryIO
 
 CHUNK = 1 << 20
@@ -118,13 +119,11 @@ def _feed(sink: BinaryIO, wanted: list[str]) -> None:
             sink.close()
 
 
-def push(args: list[str]) -> int:
-    """Send blobs to a peer by node-to-node SSH; 0 when all of them are stored there."""
-    if args:
-        raise NodeError("bad-request", "usage: runner.pyz push")
-    request = as_object(json.loads(sys.stdin.readline()))
-    node = Node(request.get("to"), 0)
-    wanted = [blobs.digest(item) for item in request.get("blobs") or []]
+def send(node: Node, wanted: list[str], on_answer: Callable[[str], None] = lambda _: None) -> str | None:
+    """Send blobs to a peer by node-to-node SSH; None when all of them are stored there, else why not.
+
+    `on_answer(line)` gets the peer's answers as they come.
+    """
     environment = {**os.environ, "LC_ALL": "C"}
     environment.pop("LC_LAMBDACTL_RUN", None)
     if os.geteuid() == 0 and not paths.ROOT:
@@ -143,12 +142,27 @@ def push(args: list[str]) -> int:
     for line in process.stdout:
         if line.startswith(b"{"):  # not a login message
             stored += line.startswith(b'{"stored"')
-            sys.stdout.write(line.decode("utf-8", "replace"))
-            sys.stdout.flush()
+            on_answer(line.decode("utf-8", "replace"))
     code = process.wait()
     threads[1].join()
     if code != 0 or stored != len(wanted):
         text = " ".join(b"".join(words).decode("utf-8", "replace").split())[-400:]
-        _say({"error": {"code": "peer", "message": f"{node.name} ({node.ip}): {text or f'exit code {code}'}"}})
-        return 1
-    return 0
+        return f"{node.name} ({node.ip}): {text or f'exit code {code}'}"
+    return None
+
+
+def push(args: list[str]) -> int:
+    """Send blobs to a peer; 0 when all of them are stored there."""
+    if args:
+        raise NodeError("bad-request", "usage: runner.pyz push")
+    request = as_object(json.loads(sys.stdin.readline()))
+    wanted = [blobs.digest(item) for item in request.get("blobs") or []]
+
+    def say(line: str) -> None:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+    problem = send(Node(request.get("to"), 0), wanted, say)
+    if problem is not None:
+        _say({"error": {"code": "peer", "message": problem}})
+    return 0 if problem is None else 1

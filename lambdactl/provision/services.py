@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lambdactl.errors import CapacityError, LambdactlError, SpecError
 from lambdactl.provision.actions import TaskVars, play_fleet
 from lambdactl.provision.probe import reach
 from lambdactl.provision.roles import role_digest
 from lambdactl.provision.task_options import env_items
+from lambdactl.run.content import RunContent, collect
+from lambdactl.run.deliver import deliver
 from lambdactl.run.plan import NodeView, Overrides
-from lambdactl.run.service import DEFAULT_INGRESS_PORT, READY_TIMEOUT, ServiceOverrides, ServicePlan, make_service_plan
+from lambdactl.run.service import (
+    DEFAULT_INGRESS_PORT,
+    READY_TIMEOUT,
+    ServiceOverrides,
+    ServicePlan,
+    make_service_plan,
+    replica_task,
+)
 from lambdactl.run.service_control import (
     STOP_PATIENCE,
     ServiceStatus,
@@ -27,7 +38,7 @@ from lambdactl.spec import ServiceSpec, load, parse_duration, parse_name
 
 if TYPE_CHECKING:
     from lambdactl.fleet import Fleet
-    from lambdactl.transport.api import Runner
+    from lambdactl.transport.api import Runner, Transport
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,14 @@ class Prepared:
 
 async def prepare(
     service: ServiceSpec, fleet: Fleet, transport: Runner, overrides: ServiceOverrides, *,
-    ingress: str | None, chosen: list[str] | None = None,
+    ingress: str | None, chosen: list[str] | None = None, content: RunContent | None = None,
 ) -> Prepared:  # fmt: skip
     """Look at the fleet and plan a service on it.
 
     Args:
         ingress: the host of the proxy; None takes one that is an ingress already, else the first.
         chosen: the hosts that may take replicas; None for all.
+        content: the service's files and repository.
 
     Raises:
         LambdactlError: the service cannot be run there; one sentence.
@@ -78,7 +90,9 @@ async def prepare(
     }
     if place.host not in (chosen or names):
         raise SpecError(f"the ingress {place.host} is not among the hosts of this play.")
-    plan = make_service_plan(service, fleet, views, ingress=place.host, ingress_port=place.port, overrides=overrides)
+    plan = make_service_plan(
+        service, fleet, views, ingress=place.host, ingress_port=place.port, overrides=overrides, content=content
+    )
     return Prepared(plan, place, old)
 
 
@@ -136,10 +150,11 @@ async def service_play(
     if not isinstance(service, ServiceSpec):
         raise SpecError("This is not a service.", filename=file)
     fleet, chosen = play_fleet(task_vars)
-    async with reach(fleet) as transport:
+    content = await asyncio.to_thread(collect, replica_task(service))
+    async with _transport(fleet, content) as transport:
         prepared = await prepare(
             service, fleet, transport, _overrides(arguments),
-            ingress=str(arguments.get("ingress") or "") or None, chosen=chosen,
+            ingress=str(arguments.get("ingress") or "") or None, chosen=chosen, content=content,
         )  # fmt: skip
         plan, place = prepared.plan, prepared.place
         result = {
@@ -155,12 +170,21 @@ async def service_play(
         }
         if not apply:
             return result
+        if content.blobs:
+            await deliver(cast("Transport", transport), plan.places, content.blobs)
         _, status = await apply_service(transport, plan)
         if truth(arguments.get("wait", True)):
             status = await wait_ready(transport, plan, lambda now: note(f"{plan.name}: {line(now)}"))
             if status.data["revision"] != plan.document["revision"]:
                 raise LambdactlError(f"the update of {plan.name} was taken back: {status.data['update']['message']}")
         return {**result, "state": status.state, "ready": status.ready, "message": status.trouble()}
+
+
+def _transport(fleet: Fleet, content: RunContent) -> AbstractAsyncContextManager[Runner]:
+    """Blobs need streams, which the parent process's broker does not lend."""
+    from lambdactl.transport import open_transport
+
+    return open_transport(fleet) if content.blobs else reach(fleet)
 
 
 async def stop_service_play(transport: Runner, hosts: list[str], name: str, *, check: bool) -> dict[str, Any] | None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lambdactl.errors import CapacityError, SpecError
-from lambdactl.fleet import Fleet
+from lambdactl.fleet import Fleet, FleetHost
 from lambdactl.fleet.network import internal_ips
+from lambdactl.run.content import RunContent
 from lambdactl.run.plan import NodeView, Overrides, RunPlan, job_specs, make_plan, owner
 from lambdactl.run.service_file import document_parts, refuse_unsupported
 from lambdactl.spec import ServiceSpec, TaskSpec
@@ -37,6 +38,8 @@ class ServicePlan:
         hosts: those that may take a replica, with their addresses, in the order in which they are filled.
         excluded: for each other host one clause that says why.
         document: see lambdactl/node/service_doc.py; it holds the environment, so it is never shown.
+        places: the ingress and the hosts that may take a replica, as run/deliver.py takes them.
+        content: what the replicas take with them.
     """
 
     name: str
@@ -46,6 +49,8 @@ class ServicePlan:
     hosts: tuple[tuple[str, str], ...]
     excluded: Mapping[str, str]
     document: Mapping[str, Any]
+    places: tuple[Mapping[str, Any], ...] = ()
+    content: RunContent = field(default_factory=RunContent)
 
     @property
     def replicas(self) -> int:
@@ -70,6 +75,7 @@ def make_service_plan(
     ingress: str,
     ingress_port: int = DEFAULT_INGRESS_PORT,
     overrides: ServiceOverrides | None = None,
+    content: RunContent | None = None,
 ) -> ServicePlan:
     """Choose the hosts that may take a replica; those that other runs use now are among them, and waited for.
 
@@ -88,7 +94,7 @@ def make_service_plan(
         raise CapacityError(
             f"the ingress {ingress} {unaddressed.get(ingress) or views[ingress].problem or 'is unknown'}."
         )
-    plans, excluded = _plans(replica_task(service), fleet, views, replace(overrides.run, name=name))
+    plans, excluded = _plans(replica_task(service), fleet, views, replace(overrides.run, name=name), content)
     for host in [host for host in plans if host not in addresses]:
         excluded[host] = unaddressed.get(host, "has no address that the ingress can reach")
         del plans[host]
@@ -111,7 +117,16 @@ def make_service_plan(
         "submitted_at": time.time(),
     }
     used = tuple((host, addresses[host]) for host in jobs)
-    return ServicePlan(name, fleet.name, ingress, addresses[ingress], used, excluded, document)
+    names = (ingress, *(host for host in jobs if host != ingress))
+    places = tuple(_place(fleet.host(host), addresses[host]) for host in names)
+    return ServicePlan(
+        name, fleet.name, ingress, addresses[ingress], used, excluded, document, places, content or RunContent()
+    )
+
+
+def _place(host: FleetHost, address: str) -> dict[str, Any]:
+    target = host.route.target
+    return {"name": host.name, "ip": address, "ssh_user": target.user or "root", "ssh_port": target.port}
 
 
 def replica_task(service: ServiceSpec) -> TaskSpec:
@@ -121,7 +136,7 @@ def replica_task(service: ServiceSpec) -> TaskSpec:
 
 
 def _plans(
-    task: TaskSpec, fleet: Fleet, views: Mapping[str, NodeView], overrides: Overrides
+    task: TaskSpec, fleet: Fleet, views: Mapping[str, NodeView], overrides: Overrides, content: RunContent | None
 ) -> tuple[dict[str, RunPlan], dict[str, str]]:
     """A plan for each host alone, or why there is none."""
     plans: dict[str, RunPlan] = {}
@@ -135,7 +150,7 @@ def _plans(
             for name, view in views.items()
         }
         try:
-            plans[host.name] = make_plan(task, fleet, alone, overrides)
+            plans[host.name] = make_plan(task, fleet, alone, overrides, content)
         except CapacityError as error:
             excluded[host.name] = str(error).partition(f": {host.name} ")[2].rstrip(".") or str(error)
     return plans, excluded

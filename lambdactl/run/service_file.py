@@ -37,8 +37,6 @@ def _refusals(service: ServiceSpec) -> list[tuple[str, object, str]]:
          "use `lambdactl attach` (encrypted by SSH) or a proxy of your own in front."),
         ("schedule", service.schedule, "starts a run by the clock, and a service runs until it is stopped; remove it."),
         ("max_duration", service.max_duration, "ends a run, and a service runs until it is stopped; remove it."),
-        ("files", service.files, "are not copied for services in this version; let the commands fetch them."),
-        ("repos", service.repos, "are not copied for services in this version; let the commands clone them."),
         ("model", model and model.format != "openai", "is of format tgi, which is not translated here; use openai."),
         ("model", model and not (_PLAIN_MODEL.fullmatch(model.name) and _PLAIN_PATH.fullmatch(model.prefix)),
          "has characters that the proxy cannot route by; use letters, digits and /._:@+- in name and prefix."),

@@ -70,7 +70,6 @@ def plan(more: str = "", size: int = 2, **problems: str) -> ServicePlan:
         ("model: {name: m, format: tgi}\n", 5, "is of format tgi"),
         ("model: 'a b'\n", 5, "characters that the proxy cannot route by"),
         ("rate_limits: [{prefix: '/%', rps: 1}]\n", 5, "prefix that the proxy cannot match"),
-        ("files: [x]\n", 5, "'files' are not copied"),
     ],
 )
 def test_what_a_fleet_cannot_do_is_refused_with_its_line(more: str, line: int, words: str) -> None:
@@ -178,3 +177,20 @@ def test_tokens_are_kept_private_and_forgotten(tmp_path: Path, monkeypatch: pyte
     assert not path.exists()
     service_record.forget("f1", "web")
     assert not service_record.is_known("web")
+
+
+def test_files_and_repositories_go_to_the_ingress_and_all_hosts_and_make_another_revision() -> None:
+    from lambdactl.run.content import RunContent
+    from lambdactl.run.tree import Tree
+
+    def made(manifest: str) -> ServicePlan:
+        content = RunContent(files=((Tree(manifest * 64, {}, 1, 1), "conf"),))
+        service = parsed("files: ['conf:conf']\n")
+        return make_service_plan(service, fleet(3), views(3, h1="is down"), ingress="10.0.0.3", content=content)
+
+    first = made("a")
+    assert [place["name"] for place in first.places] == ["10.0.0.3", "10.0.0.1"]
+    assert first.places[0] == {"name": "10.0.0.3", "ip": "10.0.0.3", "ssh_user": "ubuntu", "ssh_port": 22}
+    assert first.document["hosts"][0]["job"]["files"] == [{"manifest": "a" * 64, "path": "conf"}]
+    assert first.document["revision"] != made("b").document["revision"]
+    assert first.document["revision"] == made("a").document["revision"]
