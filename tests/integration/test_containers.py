@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lambdactl import sandbox as sandboxes
-from tests.integration.conftest import STACK, Cli, _up
+from tests.integration.conftest import STACK, Cli, Outcome, _up
 from tests.integration.container_nodes import LOCKED, OPEN, PACKAGES, PASSWORD, USER, Nodes
 
 pytestmark = pytest.mark.sandbox
@@ -20,8 +21,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def nodes(engine: None, cli: Cli) -> Iterator[Nodes]:
-    """Two provisioned workers with engines, for this file alone."""
-    cluster = _up(workers=2, packages=(*STACK, *PACKAGES))
+    """Three provisioned workers with engines, for this file alone."""
+    cluster = _up(workers=3, packages=(*STACK, *PACKAGES))
     try:
         done = cli("apply", "-f", cluster.fleet_file, "-y", timeout=600)
         assert done.rc == 0, done.err
@@ -128,6 +129,81 @@ def test_files_repository_volumes_and_groups_come_into_containers(nodes: Nodes, 
     file.write_text(TAKEN.replace("['.']", "[{local_path: ., path: /etc}]") + "commands: [id]\n")
     done = cli("apply", "-f", file, "--fleet", nodes.sandbox.fleet_file, "-y")
     assert "the repository cannot be checked out: /etc exists and is not empty" in done.err
+
+
+SERVICE = """type: service
+name: pages
+image: bb:1
+port: 8000
+replicas: 2
+files: ['index.html:site/index.html']
+commands: ['exec httpd -f -p 8000 -h site']
+auth: false
+probes: [{type: http, url: /index.html, interval: 1s}]
+"""
+
+
+class Pages:
+    """A service of containers on hosts that are divided into two blocks each."""
+
+    def __init__(self, nodes: Nodes, cli: Cli, folder: Path) -> None:
+        self.nodes, self.cli, self.folder = nodes, cli, folder
+        self.fleet = folder / "fleet.dstack.yml"
+        self.fleet.write_text(nodes.sandbox.fleet_file.read_text() + "blocks: 2\n")
+        (folder / "pages.dstack.yml").write_text(SERVICE)
+
+    def apply(self, text: str) -> Outcome:
+        (self.folder / "index.html").write_text(text + "\n")
+        file = self.folder / "pages.dstack.yml"
+        return self.cli("apply", "-f", file, "--fleet", self.fleet, "-y", "--node-timeout", "4s", timeout=600)
+
+    def hosts(self) -> dict[str, str]:
+        """The hosts with ready replicas, each with its run."""
+        value = json.loads(self.cli("run", "get", "pages", "--json", "--fleet", self.fleet).out)
+        return {r["host"]: r["run_id"] for r in value["replicas"] if r["state"] == "ready"}
+
+    def until(self, hosts: set[str]) -> dict[str, str]:
+        deadline = time.monotonic() + 240
+        while (found := self.hosts()).keys() != hosts:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+        return found
+
+    def ask(self) -> set[str]:
+        url = f"http://{self.nodes.places[0]['ip']}:8780/proxy/services/main/pages/index.html"
+        return set(self.nodes.sh(0, f"for n in 1 2 3 4; do curl -fsS {url}; done").split())
+
+
+def test_a_service_of_containers_shares_hosts_is_replaced_and_moves(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
+    pages = Pages(nodes, cli, tmp_path)
+    done = pages.apply("first")
+    assert done.rc == 0, done.err
+    runs = pages.until({"worker-0", "worker-1"})
+    assert pages.ask() == {"first"}
+    assert runs["worker-1"] in nodes.sh(1, "docker ps --format '{{.Names}}'")
+    # Another run has the other block of a host that a replica is on.
+    task = tmp_path / "beside.dstack.yml"
+    task.write_text("type: task\nname: beside\nimage: bb:1\ncommands: [echo $DSTACK_NODE_IP]\n")
+    beside = cli("apply", "-f", task, "--fleet", pages.fleet, "-y")
+    assert beside.out.strip() in {place["ip"] for place in nodes.places[:2]}, beside
+    assert pages.apply("second").rc == 0
+    assert pages.ask() == {"second"}
+
+    hosts = set(pages.hosts())
+    (third,) = set(nodes.names) - hosts
+    dead = (hosts - {"worker-0"}).pop()
+    nodes.sh(nodes.names.index(third), "rm -rf /var/lib/lambdactl/blobs")  # what it lacks comes from the ingress
+    nodes.sandbox.pause(dead)
+    try:
+        pages.until({"worker-0", third})
+        assert pages.ask() == {"second"}
+    finally:
+        nodes.sandbox.unpause(dead)
+    deadline = time.monotonic() + 120
+    while nodes.sh(nodes.names.index(dead), "docker ps -q; ls /var/lib/lambdactl/leases"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert cli("stop", "pages", "-y", "--fleet", pages.fleet).rc == 0
 
 
 def test_an_entrypoint_gets_arguments_and_an_images_errors_are_told(nodes: Nodes) -> None:
