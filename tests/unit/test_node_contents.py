@@ -45,14 +45,10 @@ def file(path: str, data: bytes, **more: Any) -> dict[str, Any]:
     return {"path": path, "mode": 0o644, "parts": [[sha(data), 0, len(data)]], **more}
 
 
-def receive_all(nodes: list[Node], manifest: bytes, *blobs: bytes) -> str:
-    for node in nodes:
+def store(bed: Bed, manifest: bytes, *blobs: bytes) -> str:
+    for node in bed.nodes:
         assert receive(node, frames(manifest, *blobs))[0] == 0
     return sha(manifest)
-
-
-def store(bed: Bed, manifest: bytes, *blobs: bytes) -> str:
-    return receive_all(bed.nodes, manifest, *blobs)
 
 
 def test_the_store_keeps_what_is_right_and_says_what_is_missing(bed: Bed) -> None:

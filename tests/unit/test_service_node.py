@@ -17,7 +17,7 @@ from lambdactl.node.service_doc import Service
 from lambdactl.node.service_proxy import Place
 from tests.unit.node_bed import Refused, kill
 from tests.unit.service_bed import ServiceBed
-from tests.unit.test_node_contents import file, receive_all, tree
+from tests.unit.test_node_contents import file, frames, receive, sha, tree
 from tests.unit.test_service_plan import document
 
 
@@ -87,19 +87,20 @@ def test_a_service_lives_is_repaired_and_ends(bed: ServiceBed) -> None:
 
 def test_a_replicas_files_come_from_the_ingress_to_the_host_that_lacks_them(bed: ServiceBed) -> None:
     data = b"greeting\n"
-    manifest = receive_all([bed.ingress], tree(file("", data)), data)
+    manifest = tree(file("", data))
+    assert receive(bed.ingress, frames(manifest, data))[0] == 0
     hosts = bed.service()["hosts"]
     for host, node in zip(hosts, bed.nodes, strict=True):
         place = str(node.root / "greeting")
         host["job"]["script"] = f"test -s {place} && {host['job']['script']}"
-        host["job"]["files"] = [{"manifest": manifest, "path": place}]
+        host["job"]["files"] = [{"manifest": sha(manifest), "path": place}]
     bed.apply(hosts=hosts)
     bed.start_supervisor()
     bed.ready()
     assert (bed.nodes[1].root / "greeting").read_bytes() == data
     assert not (bed.nodes[2].state / "blobs").exists()
     # The ingress keeps them although nothing names them any more but the service, and says so when they are gone.
-    blob = bed.ingress.state / "blobs" / manifest
+    blob = bed.ingress.state / "blobs" / sha(manifest)
     os.utime(blob, (1, 1))
     bed.ingress.call("gc", keep=50)
     assert blob.exists()
