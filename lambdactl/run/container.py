@@ -87,20 +87,27 @@ def _check(task: TaskSpec, image: str) -> None:
         raise _problem(
             task, "image", f"{image!r} is not the name of an image, such as nvcr.io/nvidia/pytorch:25.01-py3"
         )
-    if not task.entrypoint:
+    if not check_entrypoint(task):
         return
-    try:
-        words = shlex.split(task.entrypoint)
-    except ValueError as error:
-        raise _problem(task, "entrypoint", f"it cannot be split into words ({error})") from None
-    if not words:
-        raise _problem(task, "entrypoint", "it is empty; remove it to use the image's own")
     if task.working_dir and not task.working_dir.startswith("/"):
         raise _problem(task, "working_dir", "with 'entrypoint' it must be absolute, as there is no shell to know ~")
     if task.repos and task.repos[0].path.startswith("~"):
         raise _problem(
             task, "repos", "with 'entrypoint' its path must not begin with ~, as there is no shell to know it"
         )
+
+
+def check_entrypoint(task: TaskSpec) -> bool:
+    """Whether there is an entrypoint. Raises SpecError when it is no command."""
+    if not task.entrypoint:
+        return False
+    try:
+        words = shlex.split(task.entrypoint)
+    except ValueError as error:
+        raise _problem(task, "entrypoint", f"it cannot be split into words ({error})") from None
+    if not words:
+        raise _problem(task, "entrypoint", "it is empty; remove it to use the image's own")
+    return True
 
 
 def _problem(task: TaskSpec, name: str, text: str) -> SpecError:

@@ -16,8 +16,10 @@ PATH=$PATH:$HOME/.local/bin:$HOME/.cargo/bin
 lambdactl_venv=${{XDG_CACHE_HOME:-$HOME/.cache}}/lambdactl/venv-$DSTACK_RUN_ID-$DSTACK_NODE_RANK
 mkdir -p "${{lambdactl_venv%/*}}" && trap 'rm -rf "$lambdactl_venv"' EXIT && if command -v uv >/dev/null; then
   uv venv --quiet --seed --python {version} "$lambdactl_venv"
-else
+elif command -v python{version} >/dev/null; then
   python{version} -m venv "$lambdactl_venv"
+else
+  echo "there is neither python{version} nor uv, which could get it, here; name an image that has one" >&2; false
 fi && . "$lambdactl_venv/bin/activate\""""
 _NVCC = 'PATH=$PATH:/usr/local/cuda/bin; command -v nvcc >/dev/null || { echo "nvcc was not found" >&2; exit 127; }'
 # dstack's image for Docker starts the engine by this command; on a host it runs already.

@@ -93,6 +93,12 @@ class KubeRun:
         return self.task.nodes
 
     @property
+    def stop_grace(self) -> int:
+        """Seconds between the stop signal and SIGKILL; a shorter stop_duration shortens it."""
+        limit = self.task.stop_duration
+        return self.task.stop_grace if limit is None else min(self.task.stop_grace, limit)
+
+    @property
     def gated(self) -> bool:
         """Whether some ranks start only after others have started."""
         return self.nodes > 1 and self.task.startup_order != "any"
@@ -107,7 +113,8 @@ class KubeRun:
         """``need`` when the commands reach other ranks by SSH, ``use`` when they may, "" on one node without a key."""
         if self.login is None:
             return ""
-        wanted = self.nodes > 1 and any(_NEEDS_SSH.search(command) for command in self.task.commands)
+        commands = [command for group in self.task.groups or (self.task,) for command in group.commands]
+        wanted = self.nodes > 1 and any(_NEEDS_SSH.search(command) for command in commands)
         return "need" if wanted else "use"
 
     def job_id(self, rank: int) -> str:
@@ -137,7 +144,7 @@ class KubeRun:
                 "startup_order": task.startup_order,
                 "stop_criteria": task.stop_criteria,
                 "on_node_failure": task.on_node_failure,
-                "stop_grace": task.stop_grace,
+                "stop_grace": self.stop_grace,
                 "max_duration": self.max_duration,
                 "submitted_at": self.submitted_at,
                 "owner": self.owner,

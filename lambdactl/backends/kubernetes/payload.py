@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from lambdactl.run.plan import join_commands
-
 from .archive import items, listing
 from .model import PATIENCE, KubeRun, metadata, too_large
+from .scripts import of_rank, scripts
 
 BASE = "/lambdactl"
 LIMIT = 1 << 20
@@ -46,7 +45,7 @@ def settings(run: KubeRun) -> str:
         "run_name": run.run_name,
         "nodes": run.nodes,
         "signal": task.stop_signal.removeprefix("SIG"),
-        "grace": task.stop_grace,
+        "grace": run.stop_grace,
         "shell": _shell(run),
         "dir": task.working_dir or "",
         "user": named_user(run) or "",
@@ -55,6 +54,8 @@ def settings(run: KubeRun) -> str:
         "image": run.image,
         "patience": PATIENCE,
         "repo": run.content.repo.path if run.content.repo is not None else "",
+        "util_min": task.utilization_policy.min_gpu_utilization if task.utilization_policy else "",
+        "util_window": task.utilization_policy.time_window if task.utilization_policy else "",
         "repo_id": run.content.repo.repo_id if run.content.repo is not None else "",
         **({"alone": "yes"} if run.alone else {}),
     }
@@ -63,7 +64,7 @@ def settings(run: KubeRun) -> str:
 
 def _shell(run: KubeRun) -> str:
     """dstack's rule: sh with an image of the user's, else bash where there is one (which only the container knows)."""
-    shell = run.task.shell or ("sh" if run.task.image else "")
+    shell = "sh" if run.task.entrypoint else run.task.shell or ("sh" if run.task.image else "")
     return {"sh": "/bin/sh", "bash": "bash"}.get(shell, shell)
 
 
@@ -84,8 +85,8 @@ def numbered_user(run: KubeRun) -> dict[str, int]:
 
 
 def ranks(run: KubeRun) -> str:
-    """One line a rank: the job's id and the GPUs."""
-    return "".join(f"{run.job_id(rank)} {run.gpus}\n" for rank in range(run.nodes))
+    """One line a rank: the job's id, the GPUs, and the file of its commands."""
+    return "".join(f"{run.job_id(rank)} {run.gpus} {of_rank(run.task, rank)}\n" for rank in range(run.nodes))
 
 
 def container_file(name: str) -> str:
@@ -104,7 +105,7 @@ def config_map(run: KubeRun, owner: Mapping[str, Any]) -> dict[str, Any]:
         "login": container_file("login.sh"),
         "settings": settings(run),
         "ranks": ranks(run),
-        "script": join_commands(run.task.commands),
+        **scripts(run.task),
     }
     if run.content.blobs:
         data |= {"receive": container_file("receive.sh"), "content": listing(items(run.content))}

@@ -6,12 +6,14 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING
 
 from lambdactl import __version__
 from lambdactl.errors import CapacityError, SpecError
 from lambdactl.run import interpolate, secrets
+from lambdactl.run.container import DOCKER_IMAGE_VARIABLE, check_entrypoint, image_of
 from lambdactl.run.content import RunContent
 from lambdactl.run.plan import Overrides, owner, random_name
 from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
@@ -27,11 +29,6 @@ if TYPE_CHECKING:
 DEFAULT_IMAGE = f"lambdactl/base:{__version__}"
 """Built by images/Dockerfile; used where neither the task nor the configuration names one."""
 
-# Fields of dstack's task file that one Indexed Job cannot honour, or that need a machine that stays: refused.
-_UNSUPPORTED = (
-    "groups", "entrypoint", "docker", "python", "nvcc", "retry", "schedule",
-    "utilization_policy",
-)  # fmt: skip
 _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
 
 
@@ -75,12 +72,15 @@ def make_plan(
         CapacityError: it does not fit, with every node's reason.
     """
     refuse_unsupported(task)
+    if task.groups:
+        task = replace(task, resources=task.groups[0].resources)
+    if task.docker:
+        task = replace(task, privileged=True)
     task = interpolate.with_args(task, overrides.args)
     own = interpolate.env_values(task.env, secrets.get)
     env = resolve_env(merge_env(own, tuple(overrides.env)), os.environ)
     task = replace(
         task,
-        commands=interpolate.with_addresses(task.commands, ()),
         registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
     )
     name = overrides.name or task.name or random_name()
@@ -95,7 +95,7 @@ def make_plan(
         run_id=str(uuid.uuid4()),
         run_name=name,
         task=task,
-        image=task.image or target.image or DEFAULT_IMAGE,
+        image=image_of(task) or target.image or DEFAULT_IMAGE,
         owner=owner(),
         fleet=fleet.name,
         submitted_at=time(),
@@ -118,18 +118,31 @@ def make_plan(
 
 def refuse_unsupported(task: TaskSpec) -> None:
     """Raise SpecError for what runs on Kubernetes cannot honour."""
-    for name in _UNSUPPORTED:
-        if getattr(task, name, None):
-            raise SpecError(
-                f"'{name}' is a valid field, but runs on Kubernetes cannot honour it yet; remove it to run there.",
-                filename=task.source.filename,
-                line=line_in(task, name),
-            )
-    if not task.commands:
-        raise SpecError(
-            "the task has no 'commands', and runs on Kubernetes do not start an image's own command; give them.",
-            filename=task.source.filename,
+    where = partial(SpecError, filename=task.source.filename)
+    if task.schedule is not None:
+        raise where(
+            "'schedule' is honoured on SSH fleets; on Kubernetes some machine has to start each run. Remove it, and "
+            "have `lambdactl apply -y -d -f FILE` started at these times by a systemd timer or by cron "
+            "(docs/kubernetes.md).",
+            line=line_in(task, "schedule"),
         )
+    if task.docker and image_of(task) is None:
+        raise where(
+            f"'docker: true' needs an image with Docker's engine in it; set {DOCKER_IMAGE_VARIABLE} to one.",
+            line=line_in(task, "docker"),
+        )
+    groups = task.groups or ()
+    if any(group.resources != groups[0].resources for group in groups):
+        raise where(
+            "'groups' with unlike 'resources' cannot run on Kubernetes, where all ranks are pods of one Job; give all "
+            "groups the same.",
+            line=line_in(task, "groups"),
+        )
+    if not task.entrypoint and not all(group.commands for group in groups or (task,)):
+        raise where(
+            "the task has no 'commands', and runs on Kubernetes do not start an image's own command; give them."
+        )
+    check_entrypoint(task)
 
 
 def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode) -> list[str]:

@@ -32,7 +32,7 @@ def _pod(run: KubeRun) -> dict[str, Any]:
         "subdomain": run.run_name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": task.stop_grace + GRACE_MARGIN,
+        "terminationGracePeriodSeconds": run.stop_grace + GRACE_MARGIN,
         "containers": [_container(run)],
         "volumes": _volumes(run),
     }

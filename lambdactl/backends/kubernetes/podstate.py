@@ -28,6 +28,8 @@ _DISRUPTIONS = {
     "DeletionByPodGC": "its node is gone",
     "TerminationByKubelet": "its node had to end it",
 }
+IDLE = "utilization-policy: "
+"""Begins the message of a rank that was ended because its GPUs idled."""
 WAITS_FOR_OTHERS = "waits for the other ranks"
 NODE_LOST = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
 
@@ -134,6 +136,8 @@ def outcome(pod: Pod) -> dict[str, Any]:
     said = str(ended.get("message") or "")
     if said.startswith("start-failed: "):
         return _end("failed", "start-failed", None, said.removeprefix("start-failed: ").rstrip("."), finished)
+    if said.startswith(IDLE):
+        return _end("stopped", "utilization-policy", code, said.removeprefix(IDLE).rstrip("."), finished)
     if ended.get("reason") == "OOMKilled":
         text = "the kernel killed a process of the job for lack of memory"
         return _end("failed", "oom", code, text, finished)

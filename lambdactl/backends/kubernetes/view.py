@@ -269,12 +269,12 @@ class RunView:
                 "first_failed_rank": rank,
             }
         end = outcome(self.pods[rank])
-        if end["state"] != "failed":
+        if end["state"] == "done":
             end = self._vanished()
         node = (self.pods[rank].get("spec") or {}).get("nodeName")
         text = f"rank {rank} on {node}: {end['message']}"
         return {
-            "state": "failed",
+            "state": "stopped" if end["reason"] == "utilization-policy" else "failed",
             "reason": end["reason"],
             "message": text,
             "exit_code": end["exit_code"],

@@ -69,7 +69,8 @@ class Pod:
                 for name, text in values.items():
                     (self.base / "keys" / name).write_text(text)
         argv = [*wrapper, *shell, str(self.base / "bin" / "entrypoint")]
-        self._start(argv, env | dict(environ or {}), terminal=terminal)
+        self.argv, self.env = argv, env | dict(environ or {})
+        self._start(self.argv, self.env, terminal=terminal)
 
     def _start(self, argv: list[str], env: dict[str, str], *, terminal: bool) -> None:
         if terminal:

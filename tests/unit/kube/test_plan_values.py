@@ -10,6 +10,7 @@ import pytest
 from lambdactl.backends.kubernetes.model import KubeRun
 from lambdactl.backends.kubernetes.nodes import ClusterView
 from lambdactl.backends.kubernetes.plan import make_plan
+from lambdactl.backends.kubernetes.scripts import scripts
 from lambdactl.errors import SpecError
 from lambdactl.run.plan import Overrides
 from lambdactl.spec import TaskSpec, loads
@@ -37,7 +38,8 @@ def test_arguments_and_secrets_reach_the_run(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("LAMBDACTL_SECRET_REGISTRY", "pa55")
     monkeypatch.setenv("LAMBDACTL_SECRET_HUB", "t0k")
     run = plan("--epochs", "3 4")
-    assert run.task.commands == ("python train.py --epochs '3 4'", "echo ${{ run.args }}")
+    first, *_, last = scripts(run.task)["script"].splitlines()
+    assert (first, last) == ("python train.py --epochs '3 4'", "echo ${{ run.args }}")
     assert run.env == {"WHO": "ann", "TOKEN": "t0k"}
     assert run.task.registry_auth is not None
     assert (run.task.registry_auth.username, run.task.registry_auth.password) == ("ann", "pa55")

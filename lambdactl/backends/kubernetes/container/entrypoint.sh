@@ -35,6 +35,7 @@ lambdactl_fail() {
 lambdactl_end() {
   [ -z "${lambdactl_sshd_pid-}" ] || kill "$lambdactl_sshd_pid" 2>/dev/null
   [ -z "${lambdactl_killer-}" ] || kill "$lambdactl_killer" 2>/dev/null
+  [ -z "${lambdactl_guard-}" ] || kill "$lambdactl_guard" 2>/dev/null
   exit "$1"
 }
 
@@ -67,6 +68,39 @@ lambdactl_on_term() {
   lambdactl_killer=$!
 }
 trap lambdactl_on_term TERM
+
+# --- utilization_policy: the end of a run whose GPUs idle; where nvidia-smi gives no answer, the window begins anew -------
+
+lambdactl_guard_gpus() {
+  trap - TERM
+  lambdactl_pause=$((lambdactl_util_window / 5))
+  [ "$lambdactl_pause" -le 10 ] || lambdactl_pause=10
+  lambdactl_since=$(date +%s)
+  while sleep "$lambdactl_pause"; do
+    lambdactl_now=$(date +%s)
+    lambdactl_use=$(nvidia-smi --query-gpu=index,utilization.gpu --format=csv,noheader,nounits) || lambdactl_use=
+    [ -n "$lambdactl_use" ] || lambdactl_since=$lambdactl_now
+    while IFS=', ' read -r lambdactl_index lambdactl_percent; do
+      case $lambdactl_index in "" | *[!0-9]*) continue ;; esac
+      case $lambdactl_percent in "" | *[!0-9]*) continue ;; esac
+      # When it was last seen at work: a variable of each GPU, whose index is a number.
+      if [ "$lambdactl_percent" -ge "$lambdactl_util_min" ]; then eval "lambdactl_busy_$lambdactl_index=$lambdactl_now"; fi
+      eval "lambdactl_last=\${lambdactl_busy_$lambdactl_index-0}"
+      [ "$lambdactl_last" -ge "$lambdactl_since" ] || lambdactl_last=$lambdactl_since
+      if [ $((lambdactl_now - lambdactl_last)) -ge "$lambdactl_util_window" ]; then
+        printf 'utilization-policy: GPU %s was below %s%% for %s s' "$lambdactl_index" "$lambdactl_util_min" \
+          "$lambdactl_util_window" >"${LAMBDACTL_MESSAGE_FILE:-$lambdactl_base/message}"
+        : >"$lambdactl_run/idle"
+        lambdactl_signal_job "$lambdactl_signal"
+        sleep "$lambdactl_grace"
+        lambdactl_signal_job KILL
+        return
+      fi
+    done <<EOF
+$lambdactl_use
+EOF
+  done
+}
 
 # --- Who runs the commands -----------------------------------------------------------------------------------------------
 
@@ -215,16 +249,27 @@ done
   lambdactl_fail "was told of $lambdactl_index addresses for $lambdactl_nodes ranks; this is a bug in lambdactl."
 
 : >"$lambdactl_run/hostfile"
+: >"$lambdactl_run/addresses"
 lambdactl_index=0
-while read -r lambdactl_id lambdactl_gpus <&3 && read -r lambdactl_ip <&4; do
+while read -r lambdactl_id lambdactl_gpus lambdactl_file <&3 && read -r lambdactl_ip <&4; do
   lambdactl_all_gpus=$((lambdactl_all_gpus + lambdactl_gpus))
   if [ "$lambdactl_gpus" = 0 ]; then echo "$lambdactl_ip"; else echo "$lambdactl_ip slots=$lambdactl_gpus"; fi >>"$lambdactl_run/hostfile"
-  if [ "$lambdactl_index" = "$lambdactl_rank" ]; then lambdactl_job_id=$lambdactl_id lambdactl_own_gpus=$lambdactl_gpus; fi
+  if [ "$lambdactl_index" = "$lambdactl_rank" ]; then
+    lambdactl_job_id=$lambdactl_id lambdactl_own_gpus=$lambdactl_gpus lambdactl_script=$lambdactl_base/bin/$lambdactl_file
+  fi
+  echo "s/@lambdactl-address-$lambdactl_index@/$lambdactl_ip/g" >>"$lambdactl_run/addresses"
   lambdactl_index=$((lambdactl_index + 1))
 done 3<"$lambdactl_base/bin/ranks" 4<<EOF
 $lambdactl_ips
 EOF
 chmod 0644 "$lambdactl_run/hostfile"
+case $(cat "$lambdactl_script") in
+  *@lambdactl-address-*)
+    sed -f "$lambdactl_run/addresses" "$lambdactl_script" >"$lambdactl_run/script" ||
+      lambdactl_fail "the image $lambdactl_image has no sed, which commands with an IP_ADDRESS need; use an image that has it."
+    lambdactl_script=$lambdactl_run/script
+    ;;
+esac
 
 # --- The commands' environment: what the user sets (it is here already) wins -----------------------------------------------
 
@@ -345,11 +390,11 @@ lambdactl_started=yes
   if [ -n "$lambdactl_user" ] && [ -z "$lambdactl_become" ]; then
     # shellcheck disable=SC2016,SC2086
     $lambdactl_session $lambdactl_reset /bin/sh -c 'echo $$ >"$1"; exec su -s /bin/sh "$2" -c "exec \"\$0\" \"\$@\"" -- "$3" "$4"' - \
-      "$lambdactl_run/pid" "$lambdactl_name" "$lambdactl_shell" "$lambdactl_base/bin/script" </dev/null
+      "$lambdactl_run/pid" "$lambdactl_name" "$lambdactl_shell" "$lambdactl_script" </dev/null
   else
     # shellcheck disable=SC2086
     $lambdactl_session $lambdactl_reset $lambdactl_become /bin/sh -c "$lambdactl_inner" - "$lambdactl_run/pid" - \
-      "${lambdactl_path:-$PATH}" "$lambdactl_shell" "$lambdactl_base/bin/script" </dev/null
+      "${lambdactl_path:-$PATH}" "$lambdactl_shell" "$lambdactl_script" </dev/null
   fi
   lambdactl_rc=$?
   echo "$lambdactl_rc" >"$lambdactl_run/exit_code"
@@ -361,6 +406,10 @@ set +m 2>/dev/null
 until [ -s "$lambdactl_run/pid" ] || [ -s "$lambdactl_run/exit_code" ]; do lambdactl_nap; done
 [ -z "${lambdactl_killer-}" ] || lambdactl_signal_job "$lambdactl_signal"  # it was asked to stop in this very moment
 : >"$lambdactl_run/started"
+if [ -n "$lambdactl_util_window" ]; then
+  lambdactl_guard_gpus >/dev/null 2>&1 &
+  lambdactl_guard=$!
+fi
 
 while :; do
   wait "$lambdactl_job"
@@ -373,4 +422,6 @@ while :; do
   kill -0 "$lambdactl_job" 2>/dev/null || break
 done
 lambdactl_signal_job KILL
+# A rank that was ended for its idle GPUs has not done its work, whatever its commands say.
+if [ -e "$lambdactl_run/idle" ] && [ "$lambdactl_rc" = 0 ]; then lambdactl_rc=130; fi
 lambdactl_end "$lambdactl_rc"
