@@ -118,6 +118,14 @@ def refuse(spec: ServiceSpec) -> None:
     ):  # fmt: skip
         if wrong:
             raise SpecError(f"'{field}' {text}", filename=spec.source.filename, line=line_in(spec, field))
+    for field in ("files", "repos", "docker", "utilization_policy"):
+        if getattr(spec, field, None):
+            raise SpecError(
+                f"'{field}' cannot be honoured for services on Kubernetes, whose replicas start without this machine; "
+                "put what they need into the image.",
+                filename=spec.source.filename,
+                line=line_in(spec, field),
+            )
     refuse_probes(spec)
 
 
@@ -134,7 +142,6 @@ def _run(
     env = resolve_env(merge_env(interpolate.env_values(task.env, secrets.get), tuple(overrides.run.env)), os.environ)
     task = replace(
         task,
-        commands=interpolate.with_addresses(task.commands, ()),
         registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
     )
     facts = annotation(old, labels.SERVICE_FACTS) if old is not None else {}
