@@ -31,6 +31,8 @@ _GLUED_NUMBER = re.compile(r"[\d.]+(?:e[+-]?\d+)?(?=[A-Za-z])")
 
 def strip_prefixes(line: str) -> tuple[int | None, str]:
     """The rank that a line's prefixes name, if any, and the line without them."""
+    if ":" not in line and "[" not in line and "<" not in line:
+        return None, line  # as almost every row: each prefix has one of them
     rank = None
     for _ in range(_MAX_LAYERS):
         for pattern in _PREFIXES:

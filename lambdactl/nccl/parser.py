@@ -106,7 +106,10 @@ class Parser:
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         self._network(data)
-        for start in _hits(data):
+        full = self._rows >= MAX_ROWS
+        if full:  # no row is looked at any more; most of a log that has so many is rows
+            self._result.rows_left_out += sum(1 for _ in _ROW_HIT.finditer(data))
+        for start in _hits(data, rows=not full):
             end = data.find(b"\n", start)
             if end - start > _MAX_LINE:
                 continue
@@ -169,10 +172,10 @@ class Parser:
             result.notes.append("the output holds no row: the test ended before its first measurement")
 
 
-def _hits(data: bytes) -> list[int]:
-    """Where the lines begin that are worth reading, in order."""
+def _hits(data: bytes, *, rows: bool) -> list[int]:
+    """Where the lines begin that are worth reading, in order; rows only when they are wanted."""
     starts: set[int] = set()
-    if any(word in data for word in _TYPE_WORDS):
+    if rows and any(word in data for word in _TYPE_WORDS):
         starts.update(data.rfind(b"\n", 0, match.start()) + 1 for match in _ROW_HIT.finditer(data))
     for word in _WORDS:
         at = data.find(word)

@@ -6,11 +6,11 @@ import csv
 import io
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.nccl import stats
-from lambdactl.nccl.model import Half, Result, Row, Table
+from lambdactl.nccl.model import Half, IterationStats, Result, Row, Table
 
 if TYPE_CHECKING:
     from lambdactl.nccl.catalogue import Explanation
@@ -95,12 +95,28 @@ def summary(rows: list[Row]) -> dict[str, Any]:
 
 def result_json(result: Result) -> dict[str, Any]:
     """The whole result, with each table's figures."""
-    document = asdict(result)
+    document = asdict(replace(result, tables=[replace(table, rows=[]) for table in result.tables]))
     for item, table in zip(document["tables"], result.tables, strict=True):
+        item["rows"] = [_row_json(row) for row in table.rows]
         item["summary"] = summary(table.rows)
     document["hosts"] = list(result.hosts)
     document["units"] = {"bandwidth": "GB/s (10^9 bytes)", "time": "us", "size": "bytes"}
     return document
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    """What asdict gives, without its copy of each single value: there may be 65,536 rows."""
+    return {**_values(row), "out_of_place": _half_json(row.out_of_place), "in_place": _half_json(row.in_place)}
+
+
+def _half_json(half: Half | None) -> dict[str, Any] | None:
+    if half is None:
+        return None
+    return {**_values(half), "iterations": _values(half.iterations) if half.iterations is not None else None}
+
+
+def _values(record: Row | Half | IterationStats) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def result_csv(result: Result) -> str:

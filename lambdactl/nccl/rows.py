@@ -14,7 +14,9 @@ TYPES = {
 }  # fmt: skip
 _START = re.compile(r"\s*(?:#\s*)?(\d{1,18})\s+(\d{1,18})\s+(%s)(?=\s)" % "|".join(TYPES))  # noqa: UP031
 _REDOP = re.compile(r"[a-z]{3,8}\Z")
-_NUMBER = re.compile(r"-?\d{1,30}(?:\.\d{0,30})?(?:e[+-]?\d{1,3})?\Z", re.IGNORECASE)
+_PLAIN = r"-?\d{1,30}(?:\.\d{0,30})?(?:e[+-]?\d{1,3})?"
+_NUMBER = re.compile(rf"{_PLAIN}\Z", re.IGNORECASE)
+_NUMBERS = re.compile(rf"{_PLAIN}(?: {_PLAIN})*\Z", re.IGNORECASE)
 _NOT_A_NUMBER = {"n/a", "nan", "-nan", "inf", "-inf", "+inf", "+nan"}
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d\Z"), re.compile(r"\d\d:\d\d:\d\d\Z")
 # Trace replay prints 32 spaces in place of the out-of-place half (writeBenchMarkLineNullBody in nccl-tests' util.cu).
@@ -46,7 +48,7 @@ def parse_row(text: str) -> Row | None:
         if not re.fullmatch(r"-?\d{1,9}", tokens[0]):
             return None
         root = int(tokens.pop(0))
-    if len(tokens) not in (4, 8, 16) or not all(map(_valid, tokens)):
+    if len(tokens) not in (4, 8, 16) or not (_NUMBERS.match(" ".join(tokens)) or all(map(_valid, tokens))):
         return None
     out_of_place, in_place = _halves(tokens, only_in_place=bool(_BLANK_HALF.search(text, start.end())))
     return Row(size, count, type_name, redop, root, out_of_place, in_place, timestamp)
