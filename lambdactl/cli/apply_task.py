@@ -6,6 +6,7 @@ import asyncio
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
             async with forwarded(transport, _local_ports(placed, options), note):
                 return await dev.stay(placed, fleet, transport)
         if options.detach and not waiting.background() and (planned is None or task.retry is not None):
-            return await waiting.wait_in_background(transport, fleet, launch.name, task.source.text)
+            look = partial(_seen, transport, fleet, launch.name)
+            return await waiting.wait_in_background(look, launch.name, task.source.text)
         while True:
             plan = await _start(launch, views, fleet, transport)
             if options.detach and task.retry is None:
@@ -110,6 +112,10 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
     if status is not None and status.final:
         _remember(plan, state="ended", exit_code=code)
     return code
+
+
+async def _seen(transport: Transport, fleet: Fleet, name: str) -> list[RunStatus]:
+    return (await fetch_runs(transport, [host.name for host in fleet.hosts], name))[0]
 
 
 def _local_ports(plan: RunPlan, options: Options) -> list[ports.Port]:

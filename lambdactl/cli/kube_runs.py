@@ -140,7 +140,12 @@ def local_ports(name: str, ranks: Iterable[Mapping[str, Any]], options: Sequence
     return choose(wanted([{**rank, "node": host_name(name, int(rank["rank"]))} for rank in ranks], options))
 
 
-async def follow_to_end(
+async def follow_to_end(backend: KubernetesBackend, ref: KubeRef, **options: Any) -> int:
+    """The exit code of `follow`."""
+    return (await follow(backend, ref, **options))[0]
+
+
+async def follow(
     backend: KubernetesBackend,
     ref: KubeRef,
     *,
@@ -152,8 +157,10 @@ async def follow_to_end(
     wait: bool = False,
     ports: Sequence[Port] = (),
     bring: Bring | None = None,
-) -> int:
-    """Show the log until the run has ended; the exit code that the command should have (see cli/following.py)."""
+    tidy: bool = True,
+) -> tuple[int, RunStatus | None]:
+    """Show the log until the run has ended: the exit code that the command should have (see cli/following.py), and the
+    run's status; None when the user detached."""
     from lambdactl.backends.kubernetes.ports import PodForwarder
     from lambdactl.cli.following import report_end, tell_causes, until_done
     from lambdactl.run.ports import forwarded
@@ -165,7 +172,9 @@ async def follow_to_end(
     name = ref.status.name
     try:
         async with backend.session(ref) as session, forwarded(PodForwarder(session), ports, note):
-            follower = backend.follower(session, output, show=ranks, since=since, notify=note, wait=wait, bring=bring)
+            follower = backend.follower(
+                session, output, show=ranks, since=since, notify=note, wait=wait, bring=bring, tidy=tidy
+            )
             task = asyncio.ensure_future(follower.run())
 
             async def stop(abort: bool) -> None:
@@ -173,13 +182,13 @@ async def follow_to_end(
 
             if not await until_done(task, stop, name, stop_when_interrupted=stop_when_interrupted):
                 note(f"detached; the run goes on. Follow it again with: lambdactl attach {name}")
-                return EXIT_OK
+                return EXIT_OK, None
             status = await follower.status()
     finally:
         output.close()
     code = report_end(status, name)
     tell_causes(watch, status, hardware)
-    return code
+    return code, status
 
 
 async def print_log(
@@ -210,6 +219,12 @@ async def print_log(
 async def stop(backend: KubernetesBackend, ref: KubeRef, *, abort: bool, yes: bool) -> int:
     """`stop`: 0 when nothing of the run is left."""
     status = ref.status
+    if status.final and ref.view.retry is not None:
+        if not confirm(f"Try {status.name} no more?", yes=yes):
+            return EXIT_FAILED
+        await backend.stop(ref)
+        note(f"{status.name} is not tried again.")
+        return EXIT_OK
     if status.final and ref.view.ended:
         note(f"{status.name} has already ended ({status.state}).")
         return EXIT_OK

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from lambdactl.backends.kubernetes.attempts import rest
 from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend, open_backend
-from lambdactl.backends.kubernetes.nodes import ClusterView, look
+from lambdactl.backends.kubernetes.changes import UNTOLD, Changes, watched
+from lambdactl.backends.kubernetes.control import clean_up
+from lambdactl.backends.kubernetes.nodes import look
 from lambdactl.backends.kubernetes.plan import KubePlan, make_plan, refuse_unsupported
 from lambdactl.backends.kubernetes.start import Starter, submit, take_back
 from lambdactl.backends.kubernetes.view import view_of
-from lambdactl.cli import delivery, kube_runs
+from lambdactl.cli import delivery, kube_runs, waiting
 from lambdactl.cli.console import confirm, duration, err, note, print_table
-from lambdactl.errors import EXIT_OK, CapacityError, Interrupted
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, Interrupted, LambdactlError
 from lambdactl.run import extras
+from lambdactl.run.plan import random_name
+from lambdactl.run.retry import Attempts
+from lambdactl.run.status import RunStatus
 from lambdactl.state import RunRecord, State
 from lambdactl.validate.hardware import hardware
 
 if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.client import Client
-    from lambdactl.backends.kubernetes.config import Target
     from lambdactl.backends.kubernetes.fleet import KubeFleet
     from lambdactl.cli.apply import Options
     from lambdactl.nccl.hardware import Hardware
+    from lambdactl.run.admission import Patience
     from lambdactl.run.content import RunContent
     from lambdactl.run.plan import Overrides
     from lambdactl.run.ports import Port
     from lambdactl.spec import TaskSpec
-
-_LOOK_AGAIN = 5.0
 
 
 def run(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options) -> int:
@@ -40,32 +49,95 @@ def run(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options
 
 async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options) -> int:
     content = await delivery.collect_content(task)
+    name = overrides.name or task.name or random_name()
+    overrides = replace(overrides, name=name)
+    attempts = Attempts(task.retry, time.time())
+    patience = waiting.patience(None, options.wait, options.max_wait)
     async with open_backend(fleet) as backend:
-        await _refuse_same_name(backend, overrides.name or task.name)
-        plan, client = await _plan(task, backend, overrides, options, content)
+        await _refuse_same_name(backend, name)
+        make = partial(_plan, task, backend, overrides, content, keep=options.keep)
+        plan, client = await make(_limit(patience, attempts))
         _show(plan)
-        local = _local_ports(plan, options)  # one that is taken is told before anything is started
-        if not confirm(f"Run {plan.run.run_name} on {fleet.name}?", yes=options.yes):
+        _local_ports(plan, options)  # one that is taken is told before anything is started
+        if not confirm(f"Run {name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
-        ref = await _submit(client, plan)
-        _remember(plan, fleet, state="submitted")
-        name = plan.run.run_name
-        note(f"{name} is submitted to {plan.run.nodes} node{'s' if plan.run.nodes > 1 else ''} of {plan.target.name}.")
-        if options.detach:
-            return await _start_only(backend, ref, plan, options)
-        code = await kube_runs.follow_to_end(
+        if options.detach and task.retry is not None and not waiting.background():
+            return await waiting.wait_in_background(partial(_seen, backend, name), name, task.source.text)
+        while True:
+            plan = replace(plan, run=replace(plan.run, attempt=attempts.as_job() if task.retry else None))
+            try:
+                code, status = await _attempt(backend, client, fleet, plan, options, wait=patience.waits)
+            except CapacityError as error:  # somebody was quicker
+                if (limit := _limit(patience, attempts)) == 0:
+                    raise
+                note(str(error))
+            else:
+                if status is None or not await rest(client, attempts, status, note):
+                    break
+                limit = _limit(patience, attempts)
+            plan, client = await make(limit)
+        if task.retry is not None and status is not None and (ref := await backend.find(status.run_id)) is not None:
+            await clean_up(ref.client, ref.view)
+    return code
+
+
+def _limit(patience: Patience, attempts: Attempts) -> float | None:
+    """Seconds that the next attempt may wait for nodes; None without end."""
+    if patience.waits:
+        return patience.limit
+    return 0.0 if (limit := attempts.patience(time.time())) is None or patience.never else limit
+
+
+async def _attempt(
+    backend: KubernetesBackend, client: Client, fleet: KubeFleet, plan: KubePlan, options: Options, *, wait: bool
+) -> tuple[int, RunStatus | None]:
+    """Submit the run once, and follow it; its exit code, and its status when its end was seen.
+
+    Raises:
+        CapacityError: it did not find its nodes, and was taken back.
+        LambdactlError: it could not start, and may not be tried again.
+    """
+    name = plan.run.run_name
+    ref = await _submit(client, plan)
+    _remember(plan, fleet, state="submitted")
+    note(f"{name} is submitted to {plan.run.nodes} node{'s' if plan.run.nodes > 1 else ''} of {plan.target.name}.")
+    if options.detach and not waiting.background():
+        return await _start_only(backend, ref, plan, wait=wait), None
+    ranks = list(range(plan.run.nodes)) if options.all_ranks else [0]
+    try:
+        code, status = await kube_runs.follow(
             backend,
             ref,
-            ranks=list(range(plan.run.nodes)) if options.all_ranks else [0],
+            ranks=[] if waiting.background() else ranks,
             log_dir=options.log_dir,
             stop_when_interrupted=True,
             hardware=_hardware(plan),
-            wait=bool(options.wait),
-            ports=local,
+            wait=wait,
+            ports=_local_ports(plan, options),
             bring=delivery.bring_to_ranks(plan.run),
+            tidy=plan.run.task.retry is None,
         )
-    _remember(plan, fleet, state="ended", exit_code=code)
-    return code
+    except LambdactlError as error:
+        if plan.run.task.retry is None or type(error) is not LambdactlError:
+            raise
+        code, status = EXIT_FAILED, _never_started(plan, str(error))
+        note(str(error))
+    if status is not None:
+        _remember(plan, fleet, state="ended", exit_code=code)
+    return code, status
+
+
+def _never_started(plan: KubePlan, why: str) -> RunStatus:
+    """The end of a run that was taken back, as the event that `retry` knows."""
+    run, now = plan.run, time.time()
+    return RunStatus(
+        run.run_id, run.run_name, "failed", (), run.nodes, run.submitted_at, run.owner, reason="start-failed",
+        message=why, exit_code=EXIT_FAILED, finished_at=now,
+    )  # fmt: skip
+
+
+async def _seen(backend: KubernetesBackend, name: str) -> list[RunStatus]:
+    return (await backend.runs(name))[0]
 
 
 async def _refuse_same_name(backend: KubernetesBackend, name: str | None) -> None:
@@ -81,28 +153,35 @@ async def _refuse_same_name(backend: KubernetesBackend, name: str | None) -> Non
 
 
 async def _plan(
-    task: TaskSpec, backend: KubernetesBackend, overrides: Overrides, options: Options, content: RunContent
+    task: TaskSpec,
+    backend: KubernetesBackend,
+    overrides: Overrides,
+    content: RunContent,
+    limit: float | None,
+    *,
+    keep: bool,
 ) -> tuple[KubePlan, Client]:
-    """A plan on the first cluster that it fits on; with --wait, the first moment that it does."""
-    told = False
-    while True:
-        problem: CapacityError | None = None
-        seen: list[tuple[Target, Client, ClusterView]] = []
-        for target, client in backend.clients:
-            view = await look(client)
-            seen.append((target, client, view))
-            try:
-                plan = make_plan(task, backend.fleet, target, view, overrides, keep=options.keep, content=content)
-            except CapacityError as error:
-                problem = problem or error
-            else:
-                return plan, client
-        if problem is None or not options.wait:
-            raise problem or CapacityError(f"the fleet {backend.name} has no cluster.")
-        if not told:
-            note(f"waiting for free nodes: {problem.message.partition('. Nothing was started')[0]}")
-            told = True
-        await asyncio.sleep(_LOOK_AGAIN)
+    """A plan on the first cluster that it fits on, as soon as it does; raises CapacityError after `limit` seconds."""
+    deadline = math.inf if limit is None else time.monotonic() + limit
+    changes: Changes | None = None
+    async with AsyncExitStack() as stack:
+        while True:
+            problem: CapacityError | None = None
+            for target, client in backend.clients:
+                try:
+                    view = await look(client)
+                    plan = make_plan(task, backend.fleet, target, view, overrides, keep=keep, content=content)
+                except CapacityError as error:
+                    problem = problem or error
+                else:
+                    return plan, client
+            problem = problem or CapacityError(f"the fleet {backend.name} has no cluster.")
+            if (left := deadline - time.monotonic()) <= 0:
+                raise problem
+            if changes is None:
+                note(f"waiting for free nodes: {problem.message.partition('. Nothing was started')[0]}")
+                changes = await stack.enter_async_context(watched([client for _, client in backend.clients]))
+            await changes.next(limit=min(left, UNTOLD))
 
 
 async def _submit(client: Client, plan: KubePlan) -> KubeRef:
@@ -116,13 +195,13 @@ async def _submit(client: Client, plan: KubePlan) -> KubeRef:
     return KubeRef(client, view, status)
 
 
-async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, options: Options) -> int:
+async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, *, wait: bool) -> int:
     """`-d`: stay until the ranks' commands have been told to start; then nobody is needed any more."""
     name = plan.run.run_name
     try:
         async with backend.session(ref) as session:
             bring = delivery.bring_to_ranks(plan.run)
-            await Starter(session, wait=bool(options.wait), notify=note, bring=bring).run()
+            await Starter(session, wait=wait, notify=note, bring=bring).run()
     except (asyncio.CancelledError, Interrupted):
         await take_back(ref.client, ref.job_name, ref.uid)
         raise Interrupted(f"interrupted; {name} was not started.") from None
@@ -132,7 +211,7 @@ async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, 
 
 def _local_ports(plan: KubePlan, options: Options) -> list[Port]:
     """The ports to forward while this command is attached."""
-    if options.detach:
+    if options.detach or waiting.background():
         return []
     ranks = [{"rank": rank, "ports": extras.ports(plan.run.task, rank)} for rank in range(plan.run.nodes)]
     return kube_runs.local_ports(plan.run.run_name, ranks, options.ports)

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lambdactl import spec
@@ -32,8 +32,8 @@ _POLL, _POLLS, _WATCH = 0.3, 100, 5.0
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
-def patience(fleet: Fleet, wait: bool | None, max_wait: str | None) -> Patience:
-    """Whether runs wait: the option, else LAMBDACTL_WAIT, else the fleet's `when_full`.
+def patience(fleet: Fleet | None, wait: bool | None, max_wait: str | None) -> Patience:
+    """Whether runs wait: the option, else LAMBDACTL_WAIT, else the fleet's `when_full` (None: it has no such policy).
 
     Raises:
         SpecError: an option or the variable is not valid.
@@ -47,7 +47,7 @@ def patience(fleet: Fleet, wait: bool | None, max_wait: str | None) -> Patience:
             raise SpecError(f"LAMBDACTL_WAIT is {word!r}; allowed is 1 (runs wait on a full fleet) or 0.")
         wait = word in _TRUE if word else None
     seconds = None if limit is None else float(limit)
-    waits = max_wait is not None or (fleet.when_full == "wait" if wait is None else wait)
+    waits = max_wait is not None or (fleet is not None and fleet.when_full == "wait" if wait is None else wait)
     return Patience(waits=waits, limit=seconds, never=wait is False)
 
 
@@ -125,10 +125,11 @@ async def watch(transport: Transport, run_id: str, hosts: Iterable[str]) -> RunS
         await asyncio.sleep(_WATCH)
 
 
-async def wait_in_background(transport: Transport, fleet: Fleet, name: str, text: str) -> int:
+async def wait_in_background(look: Callable[[], Awaitable[Sequence[RunStatus]]], name: str, text: str) -> int:
     """Start this same command once more, without a terminal, to wait (and to try again) when this one has ended.
 
     Args:
+        look: the runs of that name, as they are seen now.
         text: the file's text, for the case that it came from standard input.
     """
     folder = state_dir() / "waiting"
@@ -153,8 +154,7 @@ async def wait_in_background(transport: Transport, fleet: Fleet, name: str, text
             if process.returncode:
                 print(path.read_text(), file=sys.stderr, end="")
             return process.returncode
-        runs, _problems = await fetch_runs(transport, [host.name for host in fleet.hosts], name)
-        if any(not status.final for status in runs):
+        if any(not status.final for status in await look()):
             note(
                 f"{name} is in the hands of process {process.pid} on this machine, which has to stay on: it waits for "
                 f"its turn, and tries again as its file says ({path}). `lambdactl ps` shows it, and "

@@ -19,7 +19,7 @@ DELAYS = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 _ERRORS = frozenset({"exited", "signalled", "oom", "start-failed"})
 # A lost node is an interruption; dstack counts an SSH host that does not answer as an error, so both words mean it.
-_LOST = frozenset({"node-unreachable", "node-rebooted", "coordinator-lost", "runner-killed"})
+_LOST = frozenset({"node-unreachable", "node-rebooted", "coordinator-lost", "runner-killed", "disrupted"})
 
 
 def events(status: RunStatus) -> frozenset[str]:

@@ -106,11 +106,19 @@ class KubernetesBackend:
         notify: Callable[[str], None] = lambda _text: None,
         wait: bool = False,
         bring: Bring | None = None,
+        tidy: bool = True,
     ) -> KubeFollower:
         """Streams the logs of some ranks; with `follow` it also starts what has not started, and tidies up."""
         starter = Starter(session, wait=wait, notify=notify, bring=bring) if follow else None
         return KubeFollower(
-            session, output, show=show, since=since, follow=follow, notify=notify, starter=starter, tidy=follow
+            session,
+            output,
+            show=show,
+            since=since,
+            follow=follow,
+            notify=notify,
+            starter=starter,
+            tidy=follow and tidy,
         )
 
 

@@ -217,10 +217,17 @@ class Client(Http):
         return {str(group.get("name")) for group in answer.get("groups") or []}
 
     def watch(
-        self, resource: Resource, *, labels: str = "", fields: str = "", namespace: str | None = None
+        self,
+        resource: Resource,
+        *,
+        labels: str = "",
+        fields: str = "",
+        namespace: str | None = None,
+        everywhere: bool = False,
     ) -> AsyncGenerator[watching.Event, None]:
-        """See `watching.watch`."""
-        return watching.watch(self, resource, labels=labels, fields=fields, namespace=namespace or self.namespace)
+        """See `watching.watch`; ``everywhere`` is all namespaces."""
+        space = None if everywhere else namespace or self.namespace
+        return watching.watch(self, resource, labels=labels, fields=fields, namespace=space)
 
     def follow_log(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PEERS = "lambdactl.dev/peers"
 GO = "lambdactl.dev/go"
 STOP = "lambdactl.dev/stop"
+RETRY = "lambdactl.dev/retry"
 OWNER = "lambdactl.dev/owner"
 FLEET = "lambdactl.dev/fleet"
 
@@ -62,6 +63,7 @@ class KubeRun:
         submitted_at: seconds since the epoch.
         keep: the objects are kept when the run has ended.
         content: the files and the repository that its ranks get before they start (delivery.py).
+        attempt: of a run that is tried again: its number, and how those before it ended.
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
         alone: it is a service's replica: one rank that waits for nobody.
     """
@@ -85,6 +87,7 @@ class KubeRun:
     keep: bool = False
     node_timeout: int = 120
     content: RunContent = field(default_factory=RunContent, repr=False)
+    attempt: Mapping[str, Any] | None = None
     alone: bool = False
 
     @property
@@ -151,6 +154,7 @@ class KubeRun:
                 "fleet": self.fleet,
                 "ssh_port": self.ssh_port if self.login is not None else None,
                 "keep": self.keep,
+                "attempt": self.attempt,
                 "content": bool(self.content.blobs),
                 "ports": {str(rank): found for rank in range(self.nodes) if (found := extras.ports(task, rank))},
             },

@@ -49,8 +49,8 @@ class Right:
 
 
 RIGHTS: tuple[Right, ...] = (
-    Right(NODES, ("list",), "see nodes and GPUs", everywhere=True),
-    Right(PODS, ("list",), "see what other pods take of the nodes", everywhere=True),
+    Right(NODES, ("list", "watch"), "see nodes and GPUs", everywhere=True),
+    Right(PODS, ("list", "watch"), "see what other pods take of the nodes", everywhere=True),
     Right(NAMESPACES, ("get",), "see the namespace and its policy", everywhere=True),
     Right(PODS, ("get", "list", "watch", "create", "delete", "patch"), "run and watch ranks"),
     Right(PODS, ("get",), "read logs", subresource="log"),

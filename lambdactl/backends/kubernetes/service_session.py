@@ -59,7 +59,9 @@ class ServiceSession:
 
     async def _watch(self, resource: Resource, take: Callable[[str, dict[str, Any]], None], **chosen: str) -> None:
         try:
-            async for event in self.client.watch(resource, **chosen):
+            async for event in self.client.watch(
+                resource, labels=chosen.get("labels", ""), fields=chosen.get("fields", "")
+            ):
                 if event.type == SYNCED:
                     if resource in self._synced:
                         self._synced[resource].set()

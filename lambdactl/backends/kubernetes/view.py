@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lambdactl.run.placement import clock
 from lambdactl.run.status import RunStatus, exit_code
 
 from . import labels
 from .labels import RUN_FACTS
-from .model import OWNER, STOP
+from .model import OWNER, RETRY, STOP
 from .podstate import (
     WAITS_FOR_OTHERS,
     Pod,
@@ -281,6 +283,22 @@ class RunView:
             "first_failed_rank": rank,
         }
 
+    @property
+    def retry(self) -> dict[str, Any] | None:
+        """The next attempt of a run that has failed: its number and when it begins; None: there is none."""
+        try:
+            found = json.loads(self._annotations.get(RETRY) or "null")
+        except ValueError:
+            return None
+        # A machine that was to make it, and did not, has gone away.
+        return found if isinstance(found, dict) and float(found.get("at") or 0) > time.time() - 60 else None
+
+    def _with_retry(self, message: str | None) -> str | None:
+        if (retry := self.retry) is None:
+            return message
+        text = f"attempt {retry.get('attempt')} begins at {clock(float(retry['at']))}"
+        return f"{message}; {text}" if message else text
+
     def status(self) -> RunStatus | None:
         """The run's status; None when there is nothing to say."""
         if self.job is None:
@@ -301,9 +319,11 @@ class RunView:
             submitted_at=float(facts.get("submitted_at") or moment(self.job["metadata"].get("creationTimestamp")) or 0),
             owner=str(facts.get("owner") or annotations.get(OWNER) or ""),
             reason=gang["reason"],
-            message=gang["message"],
+            message=self._with_retry(gang["message"]) if final else gang["message"],
             exit_code=exit_code(gang) if final else None,
             first_failed_rank=gang["first_failed_rank"],
+            attempt=int((facts.get("attempt") or {}).get("number") or 1),
+            attempts=tuple((facts.get("attempt") or {}).get("earlier") or ()),
             finished_at=(moment(finished.get("lastTransitionTime")) or max(ends, default=None)) if final else None,
         )
 

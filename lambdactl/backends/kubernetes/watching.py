@@ -47,6 +47,7 @@ async def watch(
 ) -> AsyncGenerator[Event, None]:
     """What the selectors choose: first ADDED for all that there is, SYNCED, then every change as it comes.
 
+    Without a namespace it is that of all of them.
     It goes on where it was when the server ends the connection, and lists again when the server no longer knows that
     place (410): the caller then gets only what differs from what it was told (a vanished object is DELETED, with its
     last metadata), and SYNCED again. ``managedFields`` are left out.
@@ -93,7 +94,11 @@ class _Follower:
         """A list where the place is not known, else the changes until the connection ends."""
         if not self.version:
             listing = await self.client.list(
-                self.resource, labels=self.labels, fields=self.fields, namespace=self.namespace
+                self.resource,
+                labels=self.labels,
+                fields=self.fields,
+                namespace=self.namespace,
+                everywhere=self.namespace is None,
             )
             for event in self._compare(listing.items):
                 yield event
@@ -106,7 +111,7 @@ class _Follower:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(ROUND),
         }
-        asked = self.client.asked("watch", self.resource, None, self.namespace)
+        asked = self.client.asked("watch", self.resource, None, self.namespace, everywhere=self.namespace is None)
         path = self.resource.path(self.namespace)
         async with self.client.request("GET", path, asked, query=query, sock_read=SILENCE) as response:
             async for line in lines(response, asked):
