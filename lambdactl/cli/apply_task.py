@@ -156,6 +156,9 @@ async def _start(launch: Launch, views: Mapping[str, NodeView], fleet: Fleet, tr
     except (asyncio.CancelledError, Interrupted):
         await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
         raise Interrupted(f"interrupted; {plan.run_name} was not started.") from None
+    except LambdactlError:
+        await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
+        raise
     note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
     return plan
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 
 from . import paths, programs
 from .errors import NodeError
@@ -18,7 +19,7 @@ SOCKETS = {"docker": "/run/docker.sock", "podman": "/run/podman/podman.sock"}
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 CDI_KIND = "nvidia.com/gpu"
 TOOLKIT = ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
-DOCKER_WITH_CDI = 25  # the first release of Docker that reads CDI files
+CDI_NAME = re.compile(r"""(?:^|[\s{,-])["']?name["']?\s*:\s*["']?([A-Za-z0-9][\w.:-]*)""", re.MULTILINE)
 
 
 class Engine:
@@ -34,6 +35,8 @@ class Engine:
         self.cgroup_driver = str(info.get("CgroupDriver") or host.get("cgroupManager") or "") or None
         self.cgroup_version = str(info.get("CgroupVersion") or host.get("cgroupVersion") or "").lstrip("v") or None
         self.root = str(info.get("DockerRootDir") or store.get("graphRoot") or "") or None
+        # Docker names the folders of CDI files only where it reads them: from 25 on, with its feature "cdi" at first.
+        self.reads_cdi = name == "podman" or bool(info.get("CDISpecDirs"))
         self.arch = str(info.get("Architecture") or host.get("arch") or os.uname().machine)
         self.gpus = self._gpus()
 
@@ -41,9 +44,7 @@ class Engine:
         """How GPUs get into its containers: "toolkit" (a hook of the engine), "cdi", or None where they cannot."""
         if self.name == "docker" and any(programs.find(program) for program in TOOLKIT):
             return "toolkit"
-        major = (self.version or "0").partition(".")[0]
-        reads_cdi = self.name == "podman" or (major.isdigit() and int(major) >= DOCKER_WITH_CDI)
-        return "cdi" if reads_cdi and cdi_text() else None
+        return "cdi" if self.reads_cdi and cdi_text() else None
 
     def as_dict(self) -> dict[str, Any]:
         """For the probe's answer."""
@@ -55,6 +56,11 @@ def cdi_text() -> str:
     """The node's CDI files that describe NVIDIA GPUs, as one text."""
     files = (path for folder in CDI_FOLDERS for path in sorted(glob.glob(paths.ROOT + folder + "/*")))
     return "\n".join(text for text in map(paths.read_text, files) if CDI_KIND in text)
+
+
+def cdi_names(text: str) -> set[str]:
+    """The names of devices in CDI files; NVIDIA's toolkit names UUIDs and indices, its first releases "gpu0"."""
+    return set(CDI_NAME.findall(text))
 
 
 def toolkit_present() -> bool:

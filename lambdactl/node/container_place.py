@@ -59,13 +59,29 @@ def gpu_names(job: Job, engine: Engine) -> list[str]:
     if engine.gpus is None:
         raise NodeError("start-failed", missing_toolkit(engine))
     if engine.gpus == "cdi":
-        text = container_engine.cdi_text()
-        return [uuids[index] if uuids[index] in text else str(index) for index in chosen]
+        names = container_engine.cdi_names(container_engine.cdi_text())
+        return [_cdi_name(index, uuids[index], names) for index in chosen]
     return [uuids[index] for index in chosen]
+
+
+def _cdi_name(index: int, uuid: str, names: set[str]) -> str:
+    found = next((name for name in (uuid, str(index), f"gpu{index}") if name in names), None)
+    if found is None:
+        raise NodeError(
+            "start-failed",
+            f"the description of the GPUs (CDI) has no GPU {index} ({uuid}); write it anew with: sudo nvidia-ctk cdi"
+            " generate --output=/etc/cdi/nvidia.yaml",
+        )
+    return found
 
 
 def missing_toolkit(engine: Engine) -> str:
     """What keeps an engine from giving GPUs to containers, and the remedy."""
+    if container_engine.cdi_text() and not engine.reads_cdi:
+        return (
+            'docker does not read the description of the GPUs (CDI); put {"features": {"cdi": true}} into'
+            " /etc/docker/daemon.json (Docker 25 or newer) and restart it, or install the NVIDIA container toolkit"
+        )
     if container_engine.toolkit_present():
         return (
             f"{engine.name} has no description of the GPUs (CDI);"

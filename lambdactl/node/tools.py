@@ -15,13 +15,25 @@ if TYPE_CHECKING:
 USER_FOLDERS = ("~/.local/bin", "~/.cargo/bin")
 
 
+def _minor(version: str) -> int:
+    return int(version[2:])
+
+
+def _makes_venvs(path: str, version: str) -> bool:
+    """Whether a Python can make virtual environments with pip: Debian and Ubuntu have that in a package of its own."""
+    prefix = os.path.dirname(os.path.dirname(os.path.realpath(path)))
+    return any(os.path.isdir(f"{prefix}/{lib}/python{version}/ensurepip") for lib in ("lib", "lib64"))
+
+
 def find(home: str) -> dict[str, Any]:
     """What is in PATH and the usual folders; `home` is the login user's, whose own uv counts."""
     folders = [*programs.SEARCH.split(":"), *(folder.replace("~", home) for folder in USER_FOLDERS)]
-    names = {os.path.basename(path) for folder in folders for path in glob.glob(folder + "/python3.*")}
-    found = {match.group(1) for match in (re.fullmatch(r"python(3\.\d+)", name) for name in names) if match}
+    paths = [path for folder in folders for path in glob.glob(folder + "/python3.*")]
+    found = {match.group(1): path for path in paths if (match := re.search(r"/python(3\.\d+)$", path))}
+    whole = {version for version, path in found.items() if _makes_venvs(path, version)}
     return {
         "uv": programs.find("uv", *folders[-len(USER_FOLDERS) :]),
-        "pythons": sorted(found, key=lambda text: int(text[2:])),
+        "pythons": sorted(whole, key=_minor),
+        "pythons_without_venv": sorted(found.keys() - whole, key=_minor),
         "nvcc": programs.find("nvcc", "/usr/local/cuda/bin"),
     }

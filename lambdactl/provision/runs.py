@@ -21,7 +21,7 @@ from lambdactl.provision.services import stop_service_play
 from lambdactl.provision.task_options import TaskOptions
 from lambdactl.run.admission import Patience
 from lambdactl.run.content import collect
-from lambdactl.run.control import stop_run, wait_ended, wait_up
+from lambdactl.run.control import stop_run, take_back, wait_ended, wait_up
 from lambdactl.run.deliver import deliver
 from lambdactl.run.dev import as_task, job_key
 from lambdactl.run.follow import Follower
@@ -94,7 +94,11 @@ async def _attempts(
     """Every attempt of a run (the file's `retry`); the last one's result."""
     while True:
         plan = await _nodes(launch, views, screen)
-        await deliver(transport, plan.places(), plan.content.blobs)
+        try:
+            await deliver(transport, plan.places(), plan.content.blobs)
+        except LambdactlError:
+            await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
+            raise
         await _start(plan, transport)
         note(f"{plan.run_name} is started on {', '.join(node.name for node in plan.nodes)}.")
         result = {**_planned(plan), "started": True, "state": "running"}

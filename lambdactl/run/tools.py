@@ -45,6 +45,11 @@ def tools_reason(task: TaskSpec, facts: NodeFacts) -> str | None:
     if image_of(task) is not None or not isinstance(tools, dict):
         return None
     if task.python and not tools.get("uv") and task.python not in (tools.get("pythons") or ()):
+        if task.python in (tools.get("pythons_without_venv") or ()):
+            return (
+                f"has Python {task.python} without its module venv, and no uv; install one of them there"
+                f" (python{task.python}-venv on Debian and Ubuntu), or name an image (image, or {IMAGE_VARIABLE})"
+            )
         return (
             f"has no Python {task.python} and no uv to get it; install one of them there, or name an image"
             f" (image, or {IMAGE_VARIABLE})"

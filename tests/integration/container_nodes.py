@@ -19,7 +19,7 @@ RUNNER = "/opt/lambdactl/runner.pyz"
 FINAL = ("done", "failed", "stopped")
 PATIENCE = 120.0
 USER, PASSWORD = "zoe9", "pa55-w0rd"
-OPEN, LOCKED = "worker-0:5000", "worker-0:5001"
+OPEN, LOCKED, SILENT = "worker-0:5000", "worker-0:5001", "worker-0:5002"
 
 ENGINES = f"""set -e
 systemctl stop docker docker.socket docker-registry
@@ -28,7 +28,7 @@ mkdir -p /etc/containers /var/lib/containers
 mount -t tmpfs -o size=200m tmpfs /var/lib/containers
 printf '[storage]\\ndriver = "vfs"\\nrunroot = "/run/containers"\\ngraphroot = "/var/lib/containers"\\n' \
   > /etc/containers/storage.conf
-echo '{{"insecure-registries": ["{OPEN}", "{LOCKED}"]}}' > /etc/docker/daemon.json
+echo '{{"insecure-registries": ["{OPEN}", "{LOCKED}", "{SILENT}"]}}' > /etc/docker/daemon.json
 systemctl start docker
 """
 
@@ -67,6 +67,19 @@ docker rmi {OPEN}/big:1
 """
 
 
+# A registry that stops answering in the middle of a pull.
+HANG = """import http.server, time
+class Registry(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path != "/v2/":
+            time.sleep(3600)
+        self.send_response(200)
+        self.end_headers()
+    do_HEAD = do_GET
+http.server.ThreadingHTTPServer(("", 5002), Registry).serve_forever()
+"""
+
+
 class Nodes:
     """Provisioned workers with engines; runs are started by the runner's own protocol."""
 
@@ -94,15 +107,33 @@ class Nodes:
         return answer["result"]
 
     def start(
-        self, script: str, size: int = 1, *, image: str = "bb:1", container: dict[str, Any] | None = None, **fields: Any
+        self,
+        script: str,
+        size: int = 1,
+        *,
+        image: str = "bb:1",
+        container: dict[str, Any] | None = None,
+        on: int = 0,
+        gpus: int | None = None,
+        **fields: Any,
     ) -> str:
+        """Start a run on `size` nodes from number `on`; `gpus` of one of them, or all that it has."""
         run = str(uuid.uuid4())
-        job = {"run_id": run, "run_name": "it", "nodes": self.places[:size], "script": script, "env": {}, **fields}
+        job = {
+            "run_id": run,
+            "run_name": "it",
+            "nodes": self.places[on : on + size],
+            "script": script,
+            "env": {},
+            **fields,
+        }
         job["container"] = {"engine": "docker", "image": image, **(container or {})}
+        wanted = "all" if gpus is None else gpus
+        job["nodes"] = [{**place, "gpus": gpus or 0} for place in job["nodes"]]
         for rank in range(size):
-            self.call(rank, "reserve", run_id=run, run_name="it", owner="test", gpus="all", ttl=60)
+            self.call(on + rank, "reserve", run_id=run, run_name="it", owner="test", gpus=wanted, ttl=60)
         for rank in range(size):
-            self.call(rank, "start", job={**job, "rank": rank})
+            self.call(on + rank, "start", job={**job, "rank": rank})
         return run
 
     def rank(self, run: str, rank: int = 0) -> dict[str, Any]:

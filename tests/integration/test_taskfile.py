@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,9 +139,16 @@ def test_a_node_starts_a_scheduled_run_by_itself(desk: Desk) -> None:
     done = desk.apply(EXAMPLES / "nightly.dstack.yml")
     assert done.rc == 0, done.err
     assert re.search(r"nightly is started first at \d{4}-\d\d-\d\d (02:30|12:00) UTC", done.err)
+    assert desk.cli("stop", "nightly", "-y", *fleet).rc == 0
+    # The same every minute, until the timer has fired once.
+    text = (EXAMPLES / "nightly.dstack.yml").read_text().replace('"30 2 * * *"', '"* * * * *"')
+    done = desk.apply(desk.task(text.replace("type: task\n", "")))
+    assert done.rc == 0, done.err
     assert "lambdactl-schedule-nightly.timer" in desk.on("worker-0", "systemctl list-timers --no-pager")
-    # What the timer does when it is due; waiting for that would tell nothing more.
-    desk.on("worker-0", "systemctl start lambdactl-schedule-nightly.service")
+    deadline = time.monotonic() + 240
+    while "was started at" not in desk.cli("ps", "--json", "-a", *fleet).out:
+        assert time.monotonic() < deadline
+        time.sleep(2)
     followed = desk.cli("logs", "nightly", "-f", "--all", *fleet)
     assert sorted(followed.out.splitlines()) == ["0: rank 0 at work", "1: rank 1 at work"]
     states = {run["state"]: run for run in json.loads(desk.cli("ps", "--json", "-a", *fleet).out)["runs"]}
@@ -153,6 +161,22 @@ def test_a_node_starts_a_scheduled_run_by_itself(desk: Desk) -> None:
     assert "the schedule of nightly is removed" in stopped.err
     left = "ls -A /etc/systemd/system /var/lib/lambdactl/schedules | grep nightly; systemctl list-timers 'lambdactl*'"
     assert "nightly" not in desk.on("worker-0", left)
+
+
+def test_a_python_of_the_hosts_own_is_a_virtual_environment_or_one_sentence(desk: Desk) -> None:
+    """Debian's Python 3.11 has no venv by itself; the sandbox' workers are Debian 12."""
+    path = desk.task("name: own\npython: '3.11'\ninstances: [worker-0]\ncommands: [python -V, command -v python pip]\n")
+    refused = desk.apply(path)
+    assert refused.rc == 3
+    assert "worker-0 has Python 3.11 without its module venv, and no uv" in refused.err
+    install = "DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3.11-venv"
+    desk.on("worker-0", f"{install} >/dev/null")
+    done = desk.apply(path)
+    assert done.rc == 0, done.err
+    version, *programs = done.out.splitlines()
+    assert version.startswith("Python 3.11.")
+    assert all("/lambdactl/venv-" in program for program in programs)
+    assert desk.on("worker-0", "ls /home/ubuntu/.cache/lambdactl") == ""
 
 
 def test_what_cannot_be_delivered_is_one_sentence_and_reserves_nothing(desk: Desk) -> None:

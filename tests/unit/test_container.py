@@ -282,6 +282,41 @@ def test_ssh_reaches_every_node_of_the_run_with_the_fleets_key(tmp_path: Path) -
     assert container_ssh.prepare(job(), str(tmp_path / "one")) == []
 
 
+YAML_CDI = """cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+  - name: "0"
+    containerEdits: {deviceNodes: [{path: /dev/nvidia0}]}
+  - containerEdits: {deviceNodes: [{path: /dev/nvidia0}]}
+    name: GPU-fa4e0000-0000-4000-8000-000000000000
+  - name: all
+"""
+
+
+def test_the_names_in_cdi_files_are_those_of_every_release_of_the_toolkit() -> None:
+    uuid = "GPU-fa4e0000-0000-4000-8000-000000000000"
+    names = container_engine.cdi_names(YAML_CDI)
+    assert names == {"0", uuid, "all"}
+    compact = '{"kind":"nvidia.com/gpu","devices":[{"name":"gpu0","containerEdits":{}},{"name": "gpu1"}]}'
+    assert container_engine.cdi_names(compact) == {"gpu0", "gpu1"}
+    assert container_place._cdi_name(0, uuid, names) == uuid
+    assert container_place._cdi_name(0, "GPU-other", names) == "0"
+    assert container_place._cdi_name(1, uuid, {"gpu1"}) == "gpu1"
+    with pytest.raises(
+        NodeError, match=r"has no GPU 1 \(GPU-other\); write it anew with: sudo nvidia-ctk cdi generate"
+    ):
+        container_place._cdi_name(1, "GPU-other", names)
+
+
+def test_docker_reads_cdi_files_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_engine, "cdi_text", lambda: YAML_CDI)
+    monkeypatch.setattr(container_engine.programs, "find", lambda *_: None)
+    deaf = Engine("docker", "d", {**DOCKER_INFO, "ServerVersion": "27.5.1", "CDISpecDirs": []})
+    reads = Engine("docker", "d", {**DOCKER_INFO, "ServerVersion": "28.3.0", "CDISpecDirs": ["/etc/cdi"]})
+    assert (deaf.gpus, reads.gpus, Engine("podman", "p", PODMAN_INFO).gpus) == (None, "cdi", "cdi")
+    assert 'put {"features": {"cdi": true}} into /etc/docker/daemon.json' in container_place.missing_toolkit(deaf)
+
+
 @pytest.mark.parametrize(
     ("wanted", "engines", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lambdactl.errors import CapacityError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.fleet.facts import NodeFacts
+from lambdactl.node import programs, tools
 from lambdactl.node.spec import Job
 from lambdactl.run.plan import NodeView, Overrides, RunPlan, job_specs, make_plan
 from lambdactl.run.status import combine, pull_text
@@ -148,6 +150,21 @@ def test_python_without_an_image_is_the_hosts_own() -> None:
     assert "python3.11 -m venv" in job["script"]
     with pytest.raises(CapacityError, match=r"n0 has no Python 3\.12 and no uv to get it"):
         plan("python: '3.12'\ncommands: [id]\n")
+    bare = {"uv": None, "pythons": [], "pythons_without_venv": ["3.11"], "nvcc": None}
+    words = r"n0 has Python 3\.11 without its module venv, and no uv; install one of them there \(python3\.11-venv on D"
+    with pytest.raises(CapacityError, match=words):
+        plan("python: '3.11'\ncommands: [id]\n", {name: view(name, tools=bare) for name in ("n0", "n1")})
+
+
+def test_a_python_counts_when_it_can_make_virtual_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("python3.9", "python3.12", "python3.12-config", "python3.13"):
+        (tmp_path / "bin" / name).touch()
+    for version in ("3.9", "3.13"):
+        (tmp_path / f"lib/python{version}/ensurepip").mkdir(parents=True)
+    monkeypatch.setattr(programs, "SEARCH", str(tmp_path / "bin"))
+    found = tools.find(str(tmp_path / "home"))
+    assert (found["pythons"], found["pythons_without_venv"]) == (["3.9", "3.13"], ["3.12"])
     with pytest.raises(CapacityError, match="n0 has no nvcc"):
         plan("nvcc: true\ncommands: [id]\n")
 

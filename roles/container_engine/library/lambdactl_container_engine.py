@@ -55,7 +55,6 @@ STATE = (
     "/etc/cni/net.d",
     "/var/lib/containers/",
 )
-DOCKER_WITH_CDI = 25
 
 
 def capabilities(module):
@@ -89,8 +88,7 @@ def gives_gpus(module, name, found):
     if name == "podman":
         return cdi
     hook = any(module.get_bin_path(program) for program in TOOLKIT)
-    major = str(found.get("ServerVersion") or "0").split(".")[0]
-    return hook or (cdi and major.isdigit() and int(major) >= DOCKER_WITH_CDI)
+    return hook or (cdi and bool(found.get("CDISpecDirs")))  # named only where it reads them
 
 
 def read(path):
