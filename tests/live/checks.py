@@ -158,7 +158,9 @@ def check_keep_and_delete(desk: Desk) -> None:
 
 def check_ssh_between_ranks(desk: Desk) -> None:
     two_nodes(desk)
-    probe = desk.apply("has", "commands: ['command -v sshd || ls /usr/sbin/sshd || true; command -v ssh || true']")
+    probe = desk.apply(
+        "has", "commands: ['command -v sshd || ls /usr/sbin/sshd 2>/dev/null || true; command -v ssh || true']"
+    )
     if "sshd" not in probe.stdout or not any(line.endswith("/ssh") for line in probe.stdout.splitlines()):
         done = desk.apply("ssh", "nodes: 2\ncommands: ['ssh $DSTACK_MASTER_NODE_IP true']", rc=1)
         assert "and the commands reach the other ranks by SSH" in done.stderr
@@ -176,7 +178,9 @@ def check_ssh_between_ranks(desk: Desk) -> None:
 def check_login(desk: Desk) -> None:
     name = desk.name("login")
     desk.apply(
-        "login", "env: [WORDS=hello]\ncommands: ['command -v sshd || ls /usr/sbin/sshd || true', sleep 600]", "-d"
+        "login",
+        "env: [WORDS=hello]\ncommands: ['command -v sshd || ls /usr/sbin/sshd 2>/dev/null || true', sleep 600]",
+        "-d",
     )
     if "sshd" not in desk.run("logs", name).stdout:
         desk.run("stop", name, "-y", "-x")

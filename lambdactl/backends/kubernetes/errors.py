@@ -161,7 +161,7 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(
         Forbidden, (403,), r'violates PodSecurity "(?P<level>[^":]+)[^"]*": (?P<what>.+)$',
         lambda m, a: f"the namespace{_named(a)} allows only '{m['level']}' pods, which this one is not: "
-        f"{m['what'].rstrip('.')}; remove that from the task file, or have the label "
+        f"{m['what'].rstrip('.').replace('; ', ' and ')}; remove that from the task file, or have the label "
         "pod-security.kubernetes.io/enforce of the namespace set to 'privileged'.",
     ),
     _Rule(
@@ -271,6 +271,17 @@ def _filled(error: APIError, status: int, answer: Mapping[str, Any], said: str) 
     details = answer.get("details")
     error.details = details if isinstance(details, Mapping) else {}
     return error
+
+
+def warming_up(refusal: APIError, asked: Asked) -> APIError:
+    """The error for a missing right or login where the server has just started; any other refusal stays what it is."""
+    if not isinstance(refusal, Unauthorized) and not re.search(r"cannot \S+ resource", refusal.said):
+        return refusal
+    sentence = (
+        f"the API server of '{asked.cluster}' has just started and refuses to {asked.verb} {asked.resource}"
+        f"{asked.where}, which it had allowed before ({_shorten(refusal.said) or refusal.status}); try again."
+    )
+    return _filled(Unavailable(sentence), refusal.status or 0, {"reason": refusal.reason}, refusal.said)
 
 
 def unreachable(error: BaseException, asked: Asked) -> Unavailable:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from .errors import APIError, Asked, Unavailable, explain, unreachable
+from .errors import APIError, Asked, Unavailable, explain, unreachable, warming_up
 from .resources import Resource
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ Object = dict[str, Any]
 
 REQUEST_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 10.0
+WARM_UP = 30.0
+"""Seconds after trouble with the connection in which a refusal may be that of an API server which has just started: it
+answers 401 and 403 to everybody until it has read the service accounts and the roles (seen on Kubernetes 1.36)."""
 
 
 class Http:
@@ -32,6 +35,7 @@ class Http:
         namespace: of requests that name no other one.
         patience: seconds that a server which has answered before may be away.
         answered: whether it has ever answered; before that, nothing is tried twice.
+        welcomed: whether it has ever taken the login and granted something.
     """
 
     def __init__(self, target: Target, login: Login, session: aiohttp.ClientSession, *, patience: float) -> None:
@@ -41,6 +45,12 @@ class Http:
         self.session = session
         self.patience = patience
         self.answered = False
+        self.welcomed = False
+        self._trouble = -WARM_UP
+
+    def troubled(self) -> None:
+        """Remember that a connection failed or broke: the server may be starting again."""
+        self._trouble = time.monotonic()
 
     def asked(
         self,
@@ -84,6 +94,7 @@ class Http:
                 )
             except TimeoutError as error:
                 failure: APIError = unreachable(error, asked)
+                self.troubled()
             except Unavailable as error:
                 failure = error
             if not self.answered or not _may_repeat(method, failure) or time.monotonic() + delay > deadline:
@@ -133,6 +144,7 @@ class Http:
                     **self.connection(),
                 )
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self.troubled()
                 raise unreachable(error, asked) from None
             self.answered = True
             if response.status == 401 and attempt == 1 and await self.login.expired(login):
@@ -141,11 +153,18 @@ class Http:
             break
         try:
             if response.status >= 400:
-                raise explain(response.status, await _status(response), asked)
+                raise self._refused(explain(response.status, await _status(response), asked), asked)
+            self.welcomed = True
             yield response
         finally:
             # Not release(): an unread stream would be waited for.
             response.close()
+
+    def _refused(self, error: APIError, asked: Asked) -> APIError:
+        if error.status is not None and error.status >= 500:
+            self.troubled()
+        restarted = "RBAC: " in error.said or time.monotonic() - self._trouble < WARM_UP
+        return warming_up(error, asked) if self.welcomed and restarted else error
 
     def connection(self) -> dict[str, Any]:
         """What aiohttp wants to know of TLS and the proxy."""
@@ -160,7 +179,9 @@ class Http:
 def _may_repeat(method: str, failure: APIError) -> bool:
     """Whether a request may be sent again: not where it may have taken effect, unless once is as good as twice."""
     return (
-        method in ("GET", "DELETE", "PUT") or failure.status in (429, 503) or "refuses connections" in failure.message
+        method in ("GET", "DELETE", "PUT")
+        or failure.status in (401, 403, 429, 503)
+        or "refuses connections" in failure.message
     )
 
 

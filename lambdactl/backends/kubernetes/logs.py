@@ -88,7 +88,9 @@ async def follow_log(
         except LogNotReady:
             if not reader.started:
                 raise
-        except Unavailable:
+        except Unavailable as error:
+            if error.status is None:
+                client.troubled()
             quiet_since = quiet_since or time.monotonic()
             if not client.answered or time.monotonic() - quiet_since > client.patience:
                 raise

@@ -71,7 +71,9 @@ async def watch(
                 continue
         except Gone:
             follower.version = ""
-        except Unavailable:
+        except Unavailable as error:
+            if error.status is None:
+                client.troubled()
             quiet_since = quiet_since or time.monotonic()
             if not client.answered or time.monotonic() - quiet_since > client.patience:
                 raise

@@ -319,15 +319,19 @@ class FakeCluster:
 
         asyncio.run_coroutine_threadsafe(inside(), self._loop).result(30)
 
-    def up(self) -> None:
-        """Listen again, on the same port."""
+    def up(self, warm_up: float = 0.3) -> None:
+        """Listen again, on the same port.
+
+        As the real one, it refuses limited users (403) for the first moments, in which it has not read the roles yet.
+        """
+        self.server.warm_at = time.monotonic() + warm_up
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(30)
 
-    def restart(self, down: float = 0.2) -> None:
+    def restart(self, down: float = 0.2, warm_up: float = 0.3) -> None:
         """The API server is away for a moment."""
         self.down()
         time.sleep(down)
-        self.up()
+        self.up(warm_up)
 
     def client_context(self) -> ssl.SSLContext | None:
         return self.authority.client_context() if self.authority else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from aiohttp import web
 from lambdactl.backends.kubernetes.resources import ALL, BY_NAME, Resource
 
 from . import admission
-from .rbac import User, forbidden
+from .rbac import EVERYTHING, User, forbidden
 from .store import Object, Refused, Store, json_patch, matches_fields, matches_labels, merge, now
 
 
@@ -76,6 +77,7 @@ class ApiServer:
     watch: Special | None = None
     open: set[asyncio.Transport] = field(default_factory=set)
     version: str = "v1.36.0"
+    warm_at: float = 0.0
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=4 << 20)
@@ -164,6 +166,9 @@ class ApiServer:
                 raise Refused(fault.status or 500, "InternalError", fault.message)
         if ask.resource.plural == "selfsubjectaccessreviews":
             return  # every user may ask
+        if EVERYTHING not in ask.user.rules and time.monotonic() < self.warm_at:
+            said = forbidden(ask.user.name, ask.verb, ask.resource.group, resource, ask.namespace, ask.name)
+            raise Refused(403, "Forbidden", f'{said}: RBAC: role.rbac.authorization.k8s.io "lambdactl" not found')
         verbs = ["get", "create"] if ask.sub in ("exec", "portforward", "attach") else [ask.verb]
         for verb in verbs:
             if not ask.user.may(verb, ask.resource.group, resource, ask.namespace, ask.name):

@@ -16,10 +16,18 @@ import pytest
 from lambdactl.backends.kubernetes import logs
 from lambdactl.backends.kubernetes.client import Client, open_client
 from lambdactl.backends.kubernetes.config import Target
-from lambdactl.backends.kubernetes.errors import AlreadyExists, Conflict, LogNotReady, NotFound, Unavailable
+from lambdactl.backends.kubernetes.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    LogNotReady,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
 from lambdactl.backends.kubernetes.resources import CONFIGMAPS, PODS
 from tests.fakes.kube import FakeCluster, FakeNode
-from tests.unit.kube.bed import PEAK, until
+from tests.unit.kube.bed import PEAK, limited, until
 
 
 @pytest.fixture
@@ -314,3 +322,46 @@ def write(cluster: FakeCluster, ranks: int, text: bytes) -> None:
 def end(cluster: FakeCluster, ranks: int) -> None:
     for rank in range(ranks):
         cluster.kubelet.end(copy.deepcopy(cluster.store.find("pods", "default", f"r{rank}") or {}), 0)
+
+
+def test_a_server_that_has_just_started_refuses_what_it_allows_a_moment_later(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    """As Kubernetes 1.36 does until it has read the roles: "RBAC: role.rbac.authorization.k8s.io ... not found"."""
+
+    async def work(client: Client) -> None:
+        seen = []
+        watching = asyncio.create_task(_names(client, seen))
+        await until(lambda: "SYNCED" in seen)
+        await asyncio.to_thread(cluster.restart, 0.2, 1.0)
+        await client.create(PODS, pod("late"))
+        await until(lambda: "late" in seen)
+        watching.cancel()
+
+    run(limited(cluster, tmp_path), work)
+
+
+async def _names(client: Client, seen: list[str]) -> None:
+    async for event in client.watch(PODS):
+        seen.append(event.object.get("metadata", {}).get("name", event.type))
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "Unauthorized"), (403, 'User "u" cannot list resource "pods"')])
+def test_a_right_that_was_taken_away_is_told_when_the_server_had_time_to_start(
+    cluster: FakeCluster, target: Target, monkeypatch: pytest.MonkeyPatch, status: int, said: str
+) -> None:
+    monkeypatch.setattr("lambdactl.backends.kubernetes.http.WARM_UP", 0.5)
+
+    async def work(client: Client) -> None:
+        await client.list(PODS)
+        cluster.fail_next("list", "pods", status, times=1, message=said)
+        with pytest.raises(Forbidden if status == 403 else Unauthorized):
+            await client.list(PODS)  # the server was not away
+        cluster.fail_next("list", "pods", 0, times=2)  # aiohttp itself tries once more
+        cluster.fail_next("list", "pods", status, times=1, message=said)
+        await client.list(PODS)
+        cluster.fail_next("list", "pods", status, times=1000, message=said)
+        with pytest.raises(Forbidden if status == 403 else Unauthorized):
+            await client.list(PODS)
+
+    run(target, work)
