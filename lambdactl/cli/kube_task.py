@@ -17,7 +17,7 @@ from lambdactl.backends.kubernetes.changes import UNTOLD, Changes, watched
 from lambdactl.backends.kubernetes.control import clean_up
 from lambdactl.backends.kubernetes.nodes import look
 from lambdactl.backends.kubernetes.plan import KubePlan, make_plan, refuse_unsupported
-from lambdactl.backends.kubernetes.start import Starter, submit, take_back
+from lambdactl.backends.kubernetes.start import Starter, submit, take_back, taken_back_where_forbidden
 from lambdactl.backends.kubernetes.view import view_of
 from lambdactl.cli import delivery, kube_runs, waiting
 from lambdactl.cli.console import confirm, duration, err, note, print_table
@@ -101,8 +101,15 @@ async def _attempt(
     ref = await _submit(client, plan)
     _remember(plan, fleet, state="submitted")
     note(f"{name} is submitted to {plan.run.nodes} node{'s' if plan.run.nodes > 1 else ''} of {plan.target.name}.")
-    if options.detach and not waiting.background():
-        return await _start_only(backend, ref, plan, wait=wait), None
+    async with taken_back_where_forbidden(ref.client, ref.job_name, ref.uid, plan.run.run_id):
+        if options.detach and not waiting.background():
+            return await _start_only(backend, ref, plan, wait=wait), None
+        return await _follow(backend, ref, fleet, plan, options, wait=wait)
+
+
+async def _follow(
+    backend: KubernetesBackend, ref: KubeRef, fleet: KubeFleet, plan: KubePlan, options: Options, *, wait: bool
+) -> tuple[int, RunStatus | None]:
     ranks = list(range(plan.run.nodes)) if options.all_ranks else [0]
     try:
         code, status = await kube_runs.follow(

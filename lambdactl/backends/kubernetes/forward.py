@@ -14,7 +14,7 @@ from lambdactl.errors import LambdactlError, SpecError
 
 from .client import open_client
 from .config import targets
-from .sockets import Stream
+from .sockets import NothingListens, Stream
 
 
 async def forward(cluster: str, namespace: str, pod: str, port: int) -> None:
@@ -55,6 +55,13 @@ def main() -> int:
     cluster, namespace, pod, port = sys.argv[1:]
     try:
         asyncio.run(forward(cluster, namespace, pod, int(port)))
+    except NothingListens:
+        print(
+            f"lambdactl: the pod '{pod}' has no sshd: its image lacks one (package openssh-server), or it has ended; "
+            "use an image that has it, such as lambdactl's default image.",
+            file=sys.stderr,
+        )
+        return NothingListens.exit_code
     except LambdactlError as error:
         print(f"lambdactl: {error}", file=sys.stderr)
         return error.exit_code

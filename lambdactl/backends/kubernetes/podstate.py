@@ -100,7 +100,7 @@ def waiting_for(pod: Pod, remark: str | None = None) -> str | None:
     waiting = (container(pod).get("state") or {}).get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     if reason in _IMAGE:
-        return f"its image cannot be pulled ({reason}: {_short(waiting.get('message'))})"
+        return f"its image cannot be pulled ({reason}: {pull_cause(waiting.get('message'))})"
     if reason in _CREATION:
         return f"its container cannot be made ({reason}: {_short(waiting.get('message'))})"
     if running(pod):
@@ -109,13 +109,26 @@ def waiting_for(pod: Pod, remark: str | None = None) -> str | None:
     return (remark or f"is being prepared on {node}") if node else "waits for a node"
 
 
+# What the kubelet and the container runtime put around the cause; each says the image's name again.
+_AROUND = re.compile(
+    r'(?:^|(?<=: ))(?:Back-off pulling image "[^"]*"|ErrImagePull|rpc error: code = \w+ desc = '
+    r'failed to pull and unpack image "[^"]*"|failed to pull and unpack image "[^"]*"|'
+    r'failed to resolve (?:reference|image) "[^"]*"|failed to do request): '
+)
+
+
+def pull_cause(text: object) -> str:
+    """Why an image cannot be pulled, without the layers around the cause."""
+    return _short(_AROUND.sub("", " ".join(str(text or "").split())))
+
+
 def hopeless(pod: Pod) -> str | None:
     """Why the container will never start, as a sentence without its end; None while there is hope."""
     waiting = (container(pod).get("state") or {}).get("waiting") or {}
     reason, text = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
     image = container(pod).get("image") or _image(pod)
     if reason in _HOPELESS or (reason in _IMAGE and _REFUSED.search(text)):
-        return f"the image {image} cannot be pulled on {_node(pod)} ({reason}: {_short(text) or 'no reason given'})"
+        return f"the image {image} cannot be pulled on {_node(pod)} ({reason}: {pull_cause(text) or 'no reason given'})"
     if reason in _CREATION and reason != "CreateContainerConfigError":
         return f"the container of the image {image} cannot be started on {_node(pod)} ({reason}: {_short(text)})"
     return None

@@ -34,12 +34,17 @@ class Completed:
     stderr: bytes
 
 
+class NothingListens(Unavailable):
+    """No program has the port open."""
+
+
 class Stream:
     """One connection to a port of a pod."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, asked: Asked) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, asked: Asked, port: int) -> None:
         self._socket = socket
         self._asked = asked
+        self._port = port
         self._heard = [False, False]  # whether each channel has told its port
 
     async def read(self) -> bytes:
@@ -73,6 +78,12 @@ class Stream:
         await self._socket.close()
 
     def _refused(self, said: str) -> APIError:
+        # The container runtime's own words name its namespaces and both address families.
+        if "connection refused" in said.lower():
+            return NothingListens(
+                f"nothing listens on port {self._port} in the pod '{self._asked.name}'; "
+                "see whether the program that should listen there runs."
+            )
         return Unavailable(
             f"the pod '{self._asked.name}' does not take the connection: {' '.join(said.split())}; "
             "see whether the program that should listen there runs."
@@ -90,7 +101,7 @@ async def port_forward(client: Client, pod: str, port: int, *, namespace: str) -
     query = [("ports", str(port))]
     path = PODS.path(namespace, pod, "portforward")
     async with _connect(client, path, query, asked, ("v4.channel.k8s.io",)) as socket:
-        yield Stream(socket, asked)
+        yield Stream(socket, asked, port)
 
 
 async def execute(

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from lambdactl.errors import CapacityError, LambdactlError
 
 from .client import Client
-from .errors import AlreadyExists, NotFound
+from .errors import AlreadyExists, APIError, Forbidden, NotFound
+from .labels import RUN_ID
 from .model import GO, PEERS, KubeRun
 from .objects import job, owned
 from .podstate import commands_started, condition, hopeless, moment, running, told_to_go
@@ -109,6 +111,19 @@ async def _create_owned(client: Client, item: dict[str, Any]) -> None:
 async def take_back(client: Client, name: str, uid: str | None = None) -> None:
     """Remove a run that shall not be: its Job, and by its owner references everything else."""
     await client.delete(JOBS, name, propagation="Background", uid=uid)
+
+
+@asynccontextmanager
+async def taken_back_where_forbidden(client: Client, name: str, uid: str, run_id: str) -> AsyncIterator[None]:
+    """Remove a run that this login may make but not start or follow, unless a rank was told to go; as far as it can."""
+    try:
+        yield
+    except Forbidden:
+        with suppress(APIError):
+            pods = (await client.list(PODS, labels=f"{RUN_ID}={run_id}")).items
+            if not any(told_to_go(pod) for pod in pods):
+                await take_back(client, name, uid)
+        raise
 
 
 class Starter:

@@ -28,6 +28,8 @@ from .podstate import (
 )
 
 _ENDED = ("Succeeded", "Failed")
+# Of a pod that is gone when somebody looks: the Job only says that its end was a disruption.
+TAKEN_AWAY = "its pod was taken away from its node (drained, preempted, or deleted)"
 
 
 class RunView:
@@ -152,7 +154,7 @@ class RunView:
             "ports": (self.facts.get("ports") or {}).get(str(rank)) or [],
         }  # fmt: skip
         if pod is None:
-            return value | self._never_made()
+            return value | self._without_pod(rank)
         status = pod.get("status") or {}
         state = ((status.get("containerStatuses") or [{}])[0].get("state")) or {}
         value["node"] = (pod.get("spec") or {}).get("nodeName") or "-"
@@ -172,8 +174,13 @@ class RunView:
             return value | {"state": "running", "message": None}
         return value | {"message": waiting_for(pod, self.remarks.get(rank))}
 
-    def _never_made(self) -> dict[str, Any]:
+    def _without_pod(self, rank: int) -> dict[str, Any]:
+        """A rank that has no pod: none was made, or its pod went with its node, or with the end of the run."""
+        if rank == self.first_failed:
+            return {"state": "failed", "reason": "disrupted", "message": TAKEN_AWAY}
         if self.ended or self.job_gone or self.stop_order is not None:
+            if ((self.job or {}).get("status") or {}).get("startTime"):
+                return self._order() or {"state": "stopped", "reason": "gang-failed", "message": None}
             return {"state": "stopped", "reason": "gang-failed", "message": "was not started"}
         if self.suspended:
             queue = ((self.job or {}).get("metadata") or {}).get("labels", {}).get("kueue.x-k8s.io/queue-name")
@@ -264,12 +271,8 @@ class RunView:
             return {"state": "failed", "reason": "max-duration", "message": self._out_of_time(), "exit_code": 124}
         rank = self.first_failed
         if rank is None or rank not in self.pods:
-            return {
-                "state": "failed",
-                "reason": "disrupted",
-                "message": failure.get("message"),
-                "first_failed_rank": rank,
-            }
+            text = failure.get("message") if rank is None else f"rank {rank}: {TAKEN_AWAY}"
+            return {"state": "failed", "reason": "disrupted", "message": text, "first_failed_rank": rank}
         end = outcome(self.pods[rank])
         if end["state"] == "done":
             end = self._vanished()

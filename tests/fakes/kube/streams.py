@@ -85,7 +85,13 @@ class Streams:
         try:
             reader, writer = await self.kubelet.forward(pod, port)
         except OSError as error:
-            said = f"error forwarding port {port} to pod {pod['metadata']['uid']}: failed to connect: {error}"
+            # The words of containerd 1.6 below Kubernetes 1.36.
+            inside = str(error) if not isinstance(error, ConnectionRefusedError) else "connect: connection refused"
+            said = (
+                f"error forwarding port {port} to pod {pod['metadata']['uid']}, uid : failed to execute portforward in "
+                f'network namespace "/var/run/netns/cni-1": failed to connect to localhost:{port} inside namespace, '
+                f"IPv4: dial tcp4 127.0.0.1:{port}: {inside} IPv6 dial tcp6: no suitable address"
+            )
             await socket.send_bytes(b"\x01" + said.encode())
             await socket.close()
             return socket

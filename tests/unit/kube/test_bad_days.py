@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from lambdactl.backends.kubernetes import control, start
-from lambdactl.backends.kubernetes.client import open_client
+from lambdactl.backends.kubernetes.client import Client, open_client
 from lambdactl.backends.kubernetes.config import Target
+from lambdactl.backends.kubernetes.errors import Forbidden
 from lambdactl.backends.kubernetes.following import KubeFollower
 from lambdactl.backends.kubernetes.model import KubeRun
+from lambdactl.backends.kubernetes.podstate import pull_cause
 from lambdactl.backends.kubernetes.resources import CONFIGMAPS, JOBS
 from lambdactl.backends.kubernetes.session import open_session
 from lambdactl.backends.kubernetes.start import Starter, submit
+from lambdactl.backends.kubernetes.view import view_of
 from lambdactl.errors import LambdactlError
 from lambdactl.run.screen import LogOutput
 from lambdactl.run.status import RunStatus
@@ -138,6 +141,61 @@ def test_a_forbidden_verb(cluster: FakeCluster, target: Target) -> None:
     assert error.exit_code == 4
 
 
+@pytest.mark.parametrize(("verb", "resource"), [("patch", "pods"), ("watch", "pods"), ("list", "events")])
+def test_a_run_that_may_be_made_but_not_started_is_taken_back(
+    cluster: FakeCluster, target: Target, verb: str, resource: str
+) -> None:
+    said = f'events is forbidden: User "u" cannot {verb} resource "{resource}" in API group ""'
+
+    async def begin(client: Client, run: KubeRun, uid: str) -> None:
+        async with (
+            start.taken_back_where_forbidden(client, run.run_name, uid, run.run_id),
+            open_session(client, run.run_id, run.run_name) as session,
+        ):
+            other = asyncio.create_task(asyncio.to_thread(both_are_there, cluster))
+            try:
+                await Starter(session).run()
+            finally:
+                await other
+
+    async def body() -> None:
+        async with open_client(target) as client:
+            run = a_run()
+            job = await submit(client, run)
+            cluster.fail_next(verb, resource, 403, times=1000, message=said)
+            with pytest.raises(Forbidden):
+                await begin(client, run, job["metadata"]["uid"])
+
+    asyncio.run(asyncio.wait_for(body(), 100))
+    nothing_left(cluster)
+
+
+def both_are_there(cluster: FakeCluster) -> None:
+    """Both ranks' containers run."""
+    for rank in (0, 1):
+        cluster.rank("demo", rank).run()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (
+            'Back-off pulling image "r.io/x:1": ErrImagePull: failed to pull and unpack image "r.io/x:1": failed to '
+            'resolve reference "r.io/x:1": failed to do request: Head "https://r.io/v2/x": dial tcp: no such host',
+            'Head "https://r.io/v2/x": dial tcp: no such host',
+        ),
+        (
+            'rpc error: code = NotFound desc = failed to pull and unpack image "r.io/x:1": failed to resolve reference '
+            '"r.io/x:1": r.io/x:1: not found',
+            "r.io/x:1: not found",
+        ),
+        ("manifest unknown", "manifest unknown"),
+    ],
+)
+def test_the_cause_of_a_failed_pull_without_what_is_around_it(said: str, cause: str) -> None:
+    assert pull_cause(said) == cause
+
+
 def test_a_login_that_expired(cluster: FakeCluster, target: Target) -> None:
     cluster.server.users.clear()
     assert refusal(cluster, target, a_run()).exit_code == 4
@@ -240,6 +298,40 @@ def test_a_drained_node(cluster: FakeCluster, target: Target) -> None:
     assert (told.status.state, told.status.reason, told.status.exit_code) == ("failed", "disrupted", 5)
     assert "its node was drained" in str(told.status.message)
     nothing_left(cluster)
+
+
+def test_a_drain_that_somebody_looks_at_later() -> None:
+    """A real Job controller lets the pods of a drained node, and those that it ends itself, go from the API."""
+    job = {
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "demo", "labels": {"lambdactl.dev/run": "demo", "lambdactl.dev/run-id": "x"}},
+        "spec": {"completions": 2},
+        "status": {"startTime": "2026-01-01T00:00:00Z", "conditions": [{
+            "type": "Failed", "status": "True", "reason": "PodFailurePolicy",
+            "message": "Pod ml/demo-1-qt85z has condition DisruptionTarget matching FailJob rule at index 0",
+        }]},
+    }  # fmt: skip
+    status = view_of(job, []).status()
+    assert status is not None
+    assert (status.state, status.reason, status.exit_code, status.first_failed_rank) == ("failed", "disrupted", 5, 1)
+    assert status.message == "rank 1: its pod was taken away from its node (drained, preempted, or deleted)"
+    assert [(rank["state"], rank["reason"]) for rank in status.ranks] == [
+        ("stopped", "gang-failed"), ("failed", "disrupted"),
+    ]  # fmt: skip
+
+
+def test_ranks_that_the_success_policy_ended_are_done() -> None:
+    job = {
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "demo", "labels": {"lambdactl.dev/run": "demo", "lambdactl.dev/run-id": "x"}},
+        "spec": {"completions": 2},
+        "status": {"startTime": "2026-01-01T00:00:00Z", "conditions": [
+            {"type": "Complete", "status": "True", "reason": "SuccessPolicy"},
+        ]},
+    }  # fmt: skip
+    status = view_of(job, []).status()
+    assert status is not None
+    assert (status.state, status.reason, status.ranks[1]["state"]) == ("done", "master-done", "done")
 
 
 def test_a_lost_node(cluster: FakeCluster, target: Target) -> None:

@@ -231,7 +231,7 @@ def test_exec_port_forward_and_node_ports(real: FakeCluster, tmp_path: Path) -> 
                         break
                 except Unavailable:
                     await asyncio.sleep(0.1)
-            with pytest.raises(Unavailable, match="does not take the connection"):
+            with pytest.raises(Unavailable, match="nothing listens on port 9 in the pod 'p'"):
                 async with client.port_forward("p", 9) as stream:
                     await stream.read()
 
