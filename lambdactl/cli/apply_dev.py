@@ -31,17 +31,17 @@ class DevRun:
     """What is different from a task while a dev environment is applied."""
 
     def __init__(self, parsed: spec.DevEnvironmentSpec, options: Options) -> None:
-        self._spec = parsed
+        self.spec = parsed
         self._options = options
         self._included = False
 
     @property
     def rows(self) -> list[tuple[str, object]]:
         """Lines of the plan."""
-        ide = IDES[self._spec.ide] if self._spec.ide else "none: SSH only"
-        if self._spec.version:
-            ide += f" {self._spec.version} (brings its own server when it connects)"
-        limit = self._spec.inactivity_duration
+        ide = IDES[self.spec.ide] if self.spec.ide else "none: SSH only"
+        if self.spec.version:
+            ide += f" {self.spec.version} (brings its own server when it connects)"
+        limit = self.spec.inactivity_duration
         return [("IDE", ide), ("Inactivity", "off" if limit is None else duration(limit))]
 
     def running(self, name: str | None, seen: Survey) -> RunStatus | None:
@@ -50,7 +50,7 @@ class DevRun:
 
     def planned(self, plan: RunPlan) -> RunPlan:
         """The plan with what its node is told."""
-        return replace(plan, dev=job_key(self._spec))
+        return replace(plan, dev=job_key(self.spec))
 
     def ready(self, fleet: Fleet, seen: Survey) -> None:
         """Called when the user has agreed to the plan: old aliases go, the include line is asked for."""
@@ -63,8 +63,8 @@ class DevRun:
         Raises:
             CapacityError: the file says something else that cannot be changed while it runs.
         """
-        dev, wanted = status.dev or {}, self._spec.inactivity_duration
-        if dev.get("digest") != digest(self._spec):
+        dev, wanted = status.dev or {}, self.spec.inactivity_duration
+        if dev.get("digest") != digest(self.spec):
             raise CapacityError(
                 f"{status.name} runs on {status.hosts[0]} from another file, and only 'inactivity_duration' can be "
                 f"changed meanwhile; stop it with `lambdactl stop {status.name}`, or choose another name with -n."

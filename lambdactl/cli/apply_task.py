@@ -43,7 +43,11 @@ def run(task: spec.TaskSpec, options: Options, *, dev: DevRun | None = None) -> 
     """Run a task, or what `dev` makes of it, on a fleet."""
     overrides = _overrides(options)
     with State() as state:
-        if dev is None and (cluster := kube_runs.chosen_fleet(options.fleet, state, wanted=task.fleets or ())):
+        if cluster := kube_runs.chosen_fleet(options.fleet, state, wanted=task.fleets or ()):
+            if dev is not None:
+                from lambdactl.cli import kube_dev
+
+                return kube_dev.run(dev.spec, cluster, overrides, options)
             from lambdactl.cli import kube_task
 
             return kube_task.run(task, cluster, overrides, options)

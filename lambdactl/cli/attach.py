@@ -40,6 +40,10 @@ def run(
                 ranks = kube_runs.ranks_wanted(ref, rank, all_ranks=all_ranks)
                 moment, status = parse_since(since), ref.status
                 local = [] if status.final else kube_runs.local_ports(status.name, status.ranks, ports)
+                if status.dev is not None and not status.final:
+                    from lambdactl.cli import kube_dev
+
+                    return await kube_dev.attach(backend, ref, since=moment, log_dir=log_dir, yes=yes, ports=local)
                 return await kube_runs.follow_to_end(
                     backend, ref, ranks=ranks, since=moment, log_dir=log_dir, ports=local
                 )

@@ -77,7 +77,7 @@ async def _delete(fleet: Fleet, text: str, *, yes: bool) -> int:
     forget_connections(fleet)
     if failures or unreached:
         return EXIT_FAILED if failures else EXIT_UNREACHABLE
-    dev_alias.forget_fleet(fleet)
+    dev_alias.forget_fleet(fleet.id)
     with State() as state:
         state.forget_fleet(fleet.id)
     note(f"{fleet.name} is torn down.")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Collection, Iterable
 
 from lambdactl.cli.console import confirm, note
 from lambdactl.errors import LambdactlError
 from lambdactl.fleet import Fleet
+from lambdactl.fleet.ssh import prepare
 from lambdactl.run import aliases, ssh_include
 from lambdactl.run.aliases import Alias, Entry
 from lambdactl.run.status import RunStatus
+from lambdactl.state import state_dir
 
 
 def include(*, yes: bool) -> bool:
@@ -40,7 +43,8 @@ def make(fleet: Fleet, status: RunStatus) -> None:
     """Write the alias of a dev environment that is up. Raises LambdactlError."""
     dev, host = status.dev or {}, status.hosts[0]
     proxy = aliases.proxy_command(fleet, fleet.host(host), status.run_id, aliases.public_key())
-    aliases.put(fleet, Alias(status.run_id, status.name, fleet.id, host, str(dev["user"]), str(dev["host_key"]), proxy))
+    prepare(fleet)
+    aliases.put(Alias(status.run_id, status.name, fleet.id, host, str(dev["user"]), str(dev["host_key"]), proxy))
 
 
 def forget(wanted: Collection[str]) -> None:
@@ -48,9 +52,14 @@ def forget(wanted: Collection[str]) -> None:
     _drop(lambda entry: entry.run_id in wanted)
 
 
-def forget_fleet(fleet: Fleet) -> None:
+def forget_fleet(fleet_id: str) -> None:
     """Take away the aliases of a fleet that is gone."""
-    _drop(lambda entry: entry.fleet_id == fleet.id)
+    _drop(lambda entry: entry.fleet_id == fleet_id)
+
+
+def sweep_cluster(fleet_id: str, active: Collection[str]) -> None:
+    """Take away the aliases of a Kubernetes fleet's runs, all of whose clusters answered, but for the active runs."""
+    _drop(lambda entry: entry.fleet_id == fleet_id and entry.run_id not in active)
 
 
 def sweep(fleet: Fleet, runs: Iterable[RunStatus], unanswered: Collection[str]) -> None:
@@ -79,6 +88,8 @@ def _drop(wanted: aliases.Wanted) -> None:
     """Never fails a command: an alias that stays leads nowhere, and the next command takes it away."""
     try:
         gone: list[Entry] = aliases.drop(wanted)
+        for entry in gone:
+            shutil.rmtree(state_dir() / "kubernetes" / entry.run_id, ignore_errors=True)
         if gone and not aliases.entries():
             ssh_include.remove()
     except LambdactlError as error:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.backends.kubernetes.fleet import FleetView, KubeFleet, Member, look_at
+from lambdactl.cli import dev_alias
 from lambdactl.cli.console import confirm, note, print_json, print_table, size, state_text
 from lambdactl.cli.fleet_view import gpus_text
 from lambdactl.errors import EXIT_OK, CapacityError
@@ -66,6 +67,7 @@ def delete(fleet: KubeFleet, *, yes: bool) -> int:
     asyncio.run(remove(fleet, found))
     if asyncio.run(_leave_jump_pods(fleet)):
         note("the jump pod stays, because other users' keys are in it.")
+    dev_alias.forget_fleet(fleet.id)
     with State() as state:
         state.forget_fleet(fleet.id)
     note(f"{fleet.name} is deleted; the cluster's nodes are as they were.")

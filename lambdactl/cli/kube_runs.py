@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lambdactl.cli import dev_alias
 from lambdactl.cli.console import confirm, note
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, SpecError
 from lambdactl.state import FleetRecord, State
@@ -15,6 +16,7 @@ from lambdactl.state import FleetRecord, State
 if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend
     from lambdactl.backends.kubernetes.fleet import KubeFleet
+    from lambdactl.backends.kubernetes.session import RunSession
     from lambdactl.backends.kubernetes.start import Bring
     from lambdactl.nccl.hardware import Hardware
     from lambdactl.run.ports import Port
@@ -157,6 +159,7 @@ async def follow(
     wait: bool = False,
     ports: Sequence[Port] = (),
     bring: Bring | None = None,
+    beside: Callable[[RunSession], Coroutine[Any, Any, None]] | None = None,
     tidy: bool = True,
 ) -> tuple[int, RunStatus | None]:
     """Show the log until the run has ended: the exit code that the command should have (see cli/following.py), and the
@@ -176,11 +179,18 @@ async def follow(
                 session, output, show=ranks, since=since, notify=note, wait=wait, bring=bring, tidy=tidy
             )
             task = asyncio.ensure_future(follower.run())
+            also = asyncio.ensure_future(beside(session)) if beside is not None else None
 
             async def stop(abort: bool) -> None:
                 await backend.stop(ref, abort=abort)
 
-            if not await until_done(task, stop, name, stop_when_interrupted=stop_when_interrupted):
+            try:
+                done = await until_done(task, stop, name, stop_when_interrupted=stop_when_interrupted)
+            finally:
+                if also is not None:
+                    also.cancel()
+                    await asyncio.gather(also, return_exceptions=True)
+            if not done:
                 note(f"detached; the run goes on. Follow it again with: lambdactl attach {name}")
                 return EXIT_OK, None
             status = await follower.status()
@@ -226,6 +236,7 @@ async def stop(backend: KubernetesBackend, ref: KubeRef, *, abort: bool, yes: bo
         note(f"{status.name} is not tried again.")
         return EXIT_OK
     if status.final and ref.view.ended:
+        dev_alias.forget([status.run_id])
         note(f"{status.name} has already ended ({status.state}).")
         return EXIT_OK
     if not confirm(f"Stop the run {status.name} on {status.nodes_num} nodes?", yes=yes):
@@ -234,6 +245,7 @@ async def stop(backend: KubernetesBackend, ref: KubeRef, *, abort: bool, yes: bo
     if not await backend.ended(ref, patience=_PATIENCE + float(ref.view.facts.get("stop_grace") or 0)):
         note(f"{status.name} has not ended yet; `lambdactl stop -x {status.name}` kills it.")
         return EXIT_FAILED
+    dev_alias.forget([status.run_id])
     note(f"{status.name} is stopped.")
     return EXIT_OK
 
@@ -255,6 +267,8 @@ async def all_runs(option: str | None) -> tuple[list[tuple[str, RunStatus]], dic
             runs, unanswered = await backend.runs()
             answered = answered or len(unanswered) < len(backend.clients)
             problems |= {f"{fleet.name}/{name}": text for name, text in unanswered.items()}
+            if not unanswered:
+                dev_alias.sweep_cluster(fleet.id, {status.run_id for status in runs if not status.final})
             for status in runs:
                 found.setdefault(status.run_id, (fleet.name, status))
     return list(found.values()), problems, answered

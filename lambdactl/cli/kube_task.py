@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -55,10 +56,10 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
     patience = waiting.patience(None, options.wait, options.max_wait)
     async with open_backend(fleet) as backend:
         await _refuse_same_name(backend, name)
-        make = partial(_plan, task, backend, overrides, content, keep=options.keep)
+        make = partial(plan_on, task, backend, overrides, content, keep=options.keep)
         plan, client = await make(_limit(patience, attempts))
-        _show(plan)
-        _local_ports(plan, options)  # one that is taken is told before anything is started
+        show(plan)
+        local_ports(plan, options)  # one that is taken is told before anything is started
         if not confirm(f"Run {name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
         if options.detach and task.retry is not None and not waiting.background():
@@ -98,8 +99,8 @@ async def _attempt(
         LambdactlError: it could not start, and may not be tried again.
     """
     name = plan.run.run_name
-    ref = await _submit(client, plan)
-    _remember(plan, fleet, state="submitted")
+    ref = await submit_run(client, plan)
+    remember(plan, fleet, state="submitted")
     note(f"{name} is submitted to {plan.run.nodes} node{'s' if plan.run.nodes > 1 else ''} of {plan.target.name}.")
     async with taken_back_where_forbidden(ref.client, ref.job_name, ref.uid, plan.run.run_id):
         if options.detach and not waiting.background():
@@ -120,7 +121,7 @@ async def _follow(
             stop_when_interrupted=True,
             hardware=_hardware(plan),
             wait=wait,
-            ports=_local_ports(plan, options),
+            ports=local_ports(plan, options),
             bring=delivery.bring_to_ranks(plan.run),
             tidy=plan.run.task.retry is None,
         )
@@ -130,7 +131,7 @@ async def _follow(
         code, status = EXIT_FAILED, _never_started(plan, str(error))
         note(str(error))
     if status is not None:
-        _remember(plan, fleet, state="ended", exit_code=code)
+        remember(plan, fleet, state="ended", exit_code=code)
     return code, status
 
 
@@ -159,7 +160,7 @@ async def _refuse_same_name(backend: KubernetesBackend, name: str | None) -> Non
         )
 
 
-async def _plan(
+async def plan_on(
     task: TaskSpec,
     backend: KubernetesBackend,
     overrides: Overrides,
@@ -191,7 +192,8 @@ async def _plan(
             await changes.next(limit=min(left, UNTOLD))
 
 
-async def _submit(client: Client, plan: KubePlan) -> KubeRef:
+async def submit_run(client: Client, plan: KubePlan) -> KubeRef:
+    """Make the run's objects; nothing is left when that is interrupted."""
     try:
         job = await submit(client, plan.run)
     except asyncio.CancelledError:
@@ -216,7 +218,7 @@ async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, 
     return EXIT_OK
 
 
-def _local_ports(plan: KubePlan, options: Options) -> list[Port]:
+def local_ports(plan: KubePlan, options: Options) -> list[Port]:
     """The ports to forward while this command is attached."""
     if options.detach or waiting.background():
         return []
@@ -231,7 +233,8 @@ def _hardware(plan: KubePlan) -> Hardware | str:
     return hardware([node.facts for node in plan.places], algorithm="ring" if ring else "default")
 
 
-def _remember(plan: KubePlan, fleet: KubeFleet, *, state: str, exit_code: int | None = None) -> None:
+def remember(plan: KubePlan, fleet: KubeFleet, *, state: str, exit_code: int | None = None) -> None:
+    """Keep in this machine's state where the run is."""
     record = RunRecord(
         run_id=plan.run.run_id,
         name=plan.run.run_name,
@@ -245,7 +248,8 @@ def _remember(plan: KubePlan, fleet: KubeFleet, *, state: str, exit_code: int | 
         database.remember_run(record)
 
 
-def _show(plan: KubePlan) -> None:
+def show(plan: KubePlan, more: Sequence[tuple[str, object]] = ()) -> None:
+    """The plan; `more` are lines that replace or follow a task's."""
     run = plan.run
     rows: list[tuple[str, object]] = [
         ("Run", run.run_name),
@@ -260,7 +264,7 @@ def _show(plan: KubePlan) -> None:
         ("Max duration", "off" if run.max_duration is None else duration(run.max_duration)),
         *delivery.rows(run.content),
     ]
-    print_table(("FIELD", "VALUE"), rows, to=err())
+    print_table(("FIELD", "VALUE"), list((dict(rows) | dict(more)).items()), to=err())
     print_table(
         ("NODE", "ADDRESS", "GPUS FREE"),
         [(node.name, node.internal_ip or "-", node.gpus_free) for node in plan.places],

@@ -22,7 +22,9 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int:
     async def body() -> RunStatus:
         async with kube_runs.found_run(key, fleet) as kubernetes:
             if kubernetes is not None:
-                return kubernetes[1].status
+                from lambdactl.cli import kube_dev
+
+                return await kube_dev.known(kubernetes[1])
         async with found_run(key, fleet) as found:
             return found.status
 

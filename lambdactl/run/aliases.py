@@ -23,7 +23,7 @@ from lambdactl.errors import LambdactlError
 from lambdactl.fleet import Fleet, FleetHost
 from lambdactl.fleet.model import Hop
 from lambdactl.fleet.options import home_path, quoted
-from lambdactl.fleet.ssh import node_argv, prepare
+from lambdactl.fleet.ssh import node_argv
 from lambdactl.run.nodes import runner_command
 from lambdactl.run.ssh_include import write_whole
 
@@ -45,6 +45,8 @@ class Alias:
         user: whom the run runs as.
         host_key: the run's own host key, `ssh-ed25519 AAAA...`.
         proxy: the ProxyCommand.
+        identity: the file of the key that the run lets in; None: this machine's own.
+        address, port: where the proxy is to go; None where the ProxyCommand ends in the run by itself.
     """
 
     run_id: str
@@ -54,6 +56,9 @@ class Alias:
     user: str
     host_key: str
     proxy: str
+    identity: str | None = None
+    address: str | None = None
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,9 @@ def public_key() -> str:
     return " ".join(path.with_suffix(".pub").read_text().split()[:2])
 
 
-def put(fleet: Fleet, alias: Alias) -> None:
+def put(alias: Alias) -> None:
     """Add an alias, in the place of one of the same run or the same name. Raises LambdactlError."""
-    prepare(fleet)
+    _made(folder())
     with _locked():
         blocks = {entry: text for entry, text in _blocks() if alias.run_id != entry.run_id and alias.name != entry.name}
         keys = [line for line in _lines("known_hosts") if not line.startswith(f"{_host_alias(alias.run_id)} ")]
@@ -143,17 +148,18 @@ def _host_alias(run_id: str) -> str:
 def _rendered(alias: Alias) -> str:
     here = home_path("~/.ssh/lambdactl")
     options = [
-        f"HostName {alias.name}",
+        f"HostName {alias.address or alias.name}",
+        *([f"Port {alias.port}"] if alias.port else []),
         f"User {alias.user}",
         f"HostKeyAlias {_host_alias(alias.run_id)}",
         f"UserKnownHostsFile {quoted(here + '/known_hosts')}",
         "GlobalKnownHostsFile /dev/null",
         "StrictHostKeyChecking yes",
-        f"IdentityFile {quoted(here + '/key')}",
+        f"IdentityFile {quoted(alias.identity or here + '/key')}",
         "IdentitiesOnly yes",
         "ServerAliveInterval 15",
         "ServerAliveCountMax 4",
-        f"KexAlgorithms {_KEX}",
+        *([f"KexAlgorithms {_KEX}"] if alias.identity is None else []),
         f"ProxyCommand {alias.proxy}",
     ]
     mark = f"# lambdactl run {alias.run_id} named {alias.name} on {alias.host} of {alias.fleet_id}"

@@ -20,11 +20,15 @@ IDLE = "exec tail -f /dev/null"
 IDES = {"vscode": "VS Code", "cursor": "Cursor", "windsurf": "Windsurf", "zed": "Zed"}
 
 
-def as_task(spec: DevEnvironmentSpec) -> TaskSpec:
-    """The task file that does the same: one node, `init`, then nothing until it is stopped."""
+def as_task(spec: DevEnvironmentSpec, *, up: str = UP) -> TaskSpec:
+    """The task file that does the same: one node, `init`, then nothing until it is stopped.
+
+    Args:
+        up: the command that tells that `init` has ended.
+    """
     common = {field.name for field in dataclasses.fields(TaskSpec)} & {f.name for f in dataclasses.fields(spec)}
     values = {name: getattr(spec, name) for name in common if name != "type"}
-    return TaskSpec(type="task", nodes=1, commands=(*spec.setup, *spec.init, UP, IDLE), **values)
+    return TaskSpec(type="task", nodes=1, commands=(*spec.setup, *spec.init, up, IDLE), **values)
 
 
 def job_key(spec: DevEnvironmentSpec) -> dict[str, Any]:

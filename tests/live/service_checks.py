@@ -1,8 +1,10 @@
-"""Checks of services on any cluster whose image has a web server."""
+"""Checks of services and dev environments on any cluster: those that the image has the programs for."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
 import time
 
 import pytest
@@ -55,6 +57,28 @@ def check_a_service(desk: Desk) -> None:
     while left := desk.left_of_service("web"):
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
+
+
+def check_a_dev_environment(desk: Desk) -> None:
+    # The alias is written below HOME, which is nobody's own here.
+    desk = dataclasses.replace(desk, env={**desk.env, "HOME": str(desk.folder)})
+    name = desk.name("dev")
+    text = (
+        f"type: dev-environment\nname: {name}\nimage: {desk.image}\nide: zed\nworking_dir: /tmp\ninit: [echo ready]\n"
+    )
+    (desk.folder / "dev.yml").write_text(text)
+    done = desk.run("apply", "-f", "dev.yml", "-y", "-d", rc=None)
+    if done.returncode:
+        assert "by which a dev environment is entered" in done.stderr, done.stderr
+        pytest.skip(f"the image {desk.image} has no sshd (and apply said so)")
+    assert f"Zed: zed://ssh/{name}/tmp\nSSH: ssh {name}\n" in done.stdout
+    config = str(desk.folder / ".ssh" / "lambdactl" / "config")
+    argv = ["ssh", "-F", config, "-o", "BatchMode=yes", name, "echo $DSTACK_RUN_NAME in $PWD"]
+    said = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert said.stdout == f"{name} in /tmp\n", said.stderr
+    assert json.loads(desk.run("run", "get", name, "--json").stdout)["dev"]["directory"] == "/tmp"
+    desk.run("stop", name, "-y")
+    desk.nothing_left("dev")
 
 
 CHECKS = [function for name, function in list(globals().items()) if name.startswith("check_")]

@@ -24,6 +24,9 @@ PEERS = "lambdactl.dev/peers"
 GO = "lambdactl.dev/go"
 STOP = "lambdactl.dev/stop"
 RETRY = "lambdactl.dev/retry"
+PRESENT = "lambdactl.dev/present"
+INACTIVITY = "lambdactl.dev/inactivity"
+"""Of a dev environment's pod: changes while somebody's command is attached; the seconds after which it ends unused."""
 OWNER = "lambdactl.dev/owner"
 FLEET = "lambdactl.dev/fleet"
 
@@ -66,6 +69,7 @@ class KubeRun:
         attempt: of a run that is tried again: its number, and how those before it ended.
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
         alone: it is a service's replica: one rank that waits for nobody.
+        dev: what is to be known of a dev environment (lambdactl/run/dev.py); None for other runs.
     """
 
     run_id: str
@@ -89,6 +93,7 @@ class KubeRun:
     content: RunContent = field(default_factory=RunContent, repr=False)
     attempt: Mapping[str, Any] | None = None
     alone: bool = False
+    dev: Mapping[str, Any] | None = None
 
     @property
     def nodes(self) -> int:
@@ -113,9 +118,12 @@ class KubeRun:
 
     @property
     def ssh(self) -> str:
-        """``need`` when the commands reach other ranks by SSH, ``use`` when they may, "" on one node without a key."""
+        """``need`` when the commands reach other ranks by SSH, ``use`` when they may, ``login`` when people come by
+        it, "" on one node without a key."""
         if self.login is None:
             return ""
+        if self.dev is not None:
+            return "login"
         commands = [command for group in self.task.groups or (self.task,) for command in group.commands]
         wanted = self.nodes > 1 and any(_NEEDS_SSH.search(command) for command in commands)
         return "need" if wanted else "use"
@@ -155,6 +163,7 @@ class KubeRun:
                 "ssh_port": self.ssh_port if self.login is not None else None,
                 "keep": self.keep,
                 "attempt": self.attempt,
+                **({"dev": dict(self.dev)} if self.dev is not None else {}),
                 "content": bool(self.content.blobs),
                 "ports": {str(rank): found for rank in range(self.nodes) if (found := extras.ports(task, rank))},
             },

@@ -58,6 +58,7 @@ def settings(run: KubeRun) -> str:
         "util_window": task.utilization_policy.time_window if task.utilization_policy else "",
         "repo_id": run.content.repo.repo_id if run.content.repo is not None else "",
         **({"alone": "yes"} if run.alone else {}),
+        **({"dev": "yes"} if run.dev is not None else {}),
     }
     return "".join(f"lambdactl_{name}={shlex.quote(str(value))}\n" for name, value in values.items())
 

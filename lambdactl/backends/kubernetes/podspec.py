@@ -11,7 +11,7 @@ from typing import Any
 from lambdactl.spec import Range
 
 from . import labels
-from .model import GO, PEERS, KubeRun
+from .model import GO, INACTIVITY, PEERS, PRESENT, KubeRun
 from .payload import BASE, env_name, files_name, keys_name, numbered_user, registry_name
 
 CONTAINER = "main"
@@ -22,7 +22,10 @@ GPU_TAINTS = ("nvidia.com/gpu", "amd.com/gpu")
 
 def pod_template(run: KubeRun) -> dict[str, Any]:
     """The Job's template."""
-    return {"metadata": {"labels": run.labels}, "spec": _pod(run)}
+    metadata: dict[str, Any] = {"labels": run.labels}
+    if run.dev is not None and run.dev.get("inactivity") is not None:
+        metadata["annotations"] = {INACTIVITY: str(run.dev["inactivity"])}
+    return {"metadata": metadata, "spec": _pod(run)}
 
 
 def _pod(run: KubeRun) -> dict[str, Any]:
@@ -69,6 +72,13 @@ def _container(run: KubeRun) -> dict[str, Any]:
         container["envFrom"] = [{"secretRef": {"name": env_name(run.run_name)}}]
     if security := _security(run):
         container["securityContext"] = security
+    if run.dev is not None:
+        # Ready is what a dev environment is when `init` has ended.
+        container["readinessProbe"] = {
+            "exec": {"command": ["/bin/sh", "-c", f"test -e {BASE}/run/up"]},
+            "periodSeconds": 1,
+            "timeoutSeconds": 10,
+        }
     if run.gated:
         container["startupProbe"] = {
             "exec": {"command": ["/bin/sh", "-c", f"test -e {BASE}/run/started"]},
@@ -134,9 +144,11 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def _volumes(run: KubeRun) -> list[dict[str, Any]]:
+    told = [("peers", PEERS), ("go", GO)]
+    if run.dev is not None:
+        told += [("present", PRESENT), ("inactivity", INACTIVITY)]
     go = [
-        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
-        for path, annotation in (("peers", PEERS), ("go", GO))
+        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}} for path, annotation in told
     ]
     volumes: list[dict[str, Any]] = [
         {"name": "lambdactl-bin", "configMap": {"name": files_name(run.run_name), "defaultMode": 0o555}},

@@ -86,6 +86,12 @@ def commands_started(pod: Pod) -> bool:
     return told_to_go(pod) and running(pod) and status.get("started") is not False
 
 
+def up_at(pod: Pod) -> float | None:
+    """Since when a dev environment is up; None while it is not."""
+    ready = condition(pod, "Ready")
+    return moment(str(ready.get("lastTransitionTime") or "")) if ready is not None and running(pod) else None
+
+
 def given_up(pod: Pod) -> bool:
     """Whether the pod is on a node that is lost, so that nobody will ever say how it ended."""
     disrupted = condition(pod, "DisruptionTarget")
@@ -141,6 +147,8 @@ def outcome(pod: Pod) -> dict[str, Any]:
     finished = moment(ended.get("finishedAt"))
     code = ended.get("exitCode")
     if status.get("phase") == "Succeeded" or code == 0:
+        if (said := str(ended.get("message") or "")).startswith("inactivity: "):
+            return _end("stopped", "inactivity", 0, said.removeprefix("inactivity: ").rstrip("."), finished)
         return _end("done", "exited", 0, None, finished)
     if (disrupted := condition(pod, "DisruptionTarget")) is not None or status.get("reason") == "Evicted":
         why = _disruption(disrupted or {}, status)

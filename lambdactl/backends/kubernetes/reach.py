@@ -160,13 +160,17 @@ async def ssh_argv(client: Client, rank: RankAddress, command: Sequence[str], fo
         SpecError, CapacityError, APIError: the jump pod cannot be used.
     """
     files = write_files(folder / rank.run_id, rank.private_key, f"{rank.run_id} {rank.host_key}\n")
-    if client.target.proxy_jump is None:
-        proxy = forward_command(client.target, rank.pod, rank.port)
-    else:
-        proxy = await _through_jump(client, folder)
+    proxy = await rank_proxy(client, rank, folder)
     host = ("-o", f"HostKeyAlias={rank.run_id}", "-o", f"UserKnownHostsFile={files.known_hosts}")
     argv = ["ssh", "-F", "none", "-i", str(files.identity), *STRICT, *host, "-o", f"ProxyCommand={proxy}"]
     return [*argv, "-p", str(rank.port), "-l", "root", rank.ip, *command]
+
+
+async def rank_proxy(client: Client, rank: RankAddress, folder: Path) -> str:
+    """The ProxyCommand to a rank; makes the jump pod where one is configured. Raises as `ssh_argv`."""
+    if client.target.proxy_jump is None:
+        return forward_command(client.target, rank.pod, rank.port)
+    return await _through_jump(client, folder)
 
 
 def forward_command(target: Target, pod: str, port: int) -> str:

@@ -24,6 +24,7 @@ from .podstate import (
     moment,
     outcome,
     rank_of,
+    up_at,
     waiting_for,
 )
 
@@ -153,6 +154,8 @@ class RunView:
             "started_at": None, "ready_at": None, "finished_at": None,
             "ports": (self.facts.get("ports") or {}).get(str(rank)) or [],
         }  # fmt: skip
+        if (dev := self.facts.get("dev")) is not None:
+            value["dev"] = dev | {"up_at": None if pod is None else up_at(pod)}
         if pod is None:
             return value | self._without_pod(rank)
         status = pod.get("status") or {}
@@ -256,6 +259,12 @@ class RunView:
             return blank | self._failed_gang(failure) | ({} if self.final else {"state": "stopping"})
         if (success := self._job_condition("Complete", "SuccessCriteriaMet")) is not None:
             by_master = success.get("reason") == "SuccessPolicy"
+            if ranks and ranks[0]["reason"] == "inactivity":
+                return (
+                    blank
+                    | {key: ranks[0][key] for key in ("reason", "message", "exit_code")}
+                    | {"state": "stopped" if self.final else "stopping"}
+                )
             state = "done" if self.final else "stopping"
             return blank | {"state": state, "reason": "master-done" if by_master else "exited", "exit_code": 0}
         if all(rank["state"] in ("running", "done", "failed", "stopping") for rank in ranks):

@@ -55,6 +55,9 @@ GPUS = {"gpu_resource": "nvidia.com/gpu", "keys": False, **KEYS}
 CASES: dict[str, KubeRun] = {
     "nccl": kube_run(NCCL, **GPUS, gpus=8, gpu_products=("NVIDIA-B200",), max_duration=7200),
     "single": kube_run(SINGLE, keys=False, env={"TOKEN": "secret"}),
+    "dev": kube_run(
+        "name: devbox\ncommands: [init]", keys=False, **KEYS, dev={"ide": "vscode", "inactivity": 7200, "digest": "d"}
+    ),
     "lenient": kube_run(LENIENT, **GPUS, gpus=1, rdma="rdma/rdma_shared_device_a", queue="gpus", keep=True),
 }
 

@@ -36,6 +36,7 @@ lambdactl_end() {
   [ -z "${lambdactl_sshd_pid-}" ] || kill "$lambdactl_sshd_pid" 2>/dev/null
   [ -z "${lambdactl_killer-}" ] || kill "$lambdactl_killer" 2>/dev/null
   [ -z "${lambdactl_guard-}" ] || kill "$lambdactl_guard" 2>/dev/null
+  [ -z "${lambdactl_watcher-}" ] || kill "$lambdactl_watcher" 2>/dev/null
   exit "$1"
 }
 
@@ -203,7 +204,7 @@ lambdactl_start_sshd() {
 if [ -n "$lambdactl_ssh" ]; then
   lambdactl_missing=
   lambdactl_find_sshd || lambdactl_missing="no sshd (package openssh-server)"
-  if [ "$lambdactl_rank" = 0 ] && ! command -v ssh >/dev/null 2>&1; then
+  if [ "$lambdactl_rank" = 0 ] && [ "$lambdactl_ssh" != login ] && ! command -v ssh >/dev/null 2>&1; then
     lambdactl_missing="${lambdactl_missing:+$lambdactl_missing and }no ssh (package openssh-client)"
   fi
   if [ -z "$lambdactl_missing" ] && ! lambdactl_start_sshd; then
@@ -211,6 +212,8 @@ if [ -n "$lambdactl_ssh" ]; then
   fi
   if [ -n "$lambdactl_missing" ]; then
     lambdactl_have_ssh=
+    [ "$lambdactl_ssh" != login ] ||
+      lambdactl_fail "the image $lambdactl_image has $lambdactl_missing, by which a dev environment is entered; use an image that has it, such as lambdactl's default image."
     [ "$lambdactl_ssh" != need ] ||
       lambdactl_fail "the image $lambdactl_image has $lambdactl_missing, and the commands reach the other ranks by SSH; use an image that has it, such as lambdactl's default image."
   else
@@ -358,6 +361,63 @@ if [ -n "$lambdactl_have_ssh" ] && [ "$lambdactl_ssh" = need ] && [ "$lambdactl_
   wait $!
 fi
 
+# --- A dev environment: who is connected, and the end when nobody has been for too long ------------------------------------
+
+# Connections to this pod's sshd, also those that only forward: it has one child each.
+lambdactl_count_sessions() {
+  lambdactl_sessions=0
+  for lambdactl_stat in /proc/[0-9]*/stat; do
+    { read -r lambdactl_line <"$lambdactl_stat"; } 2>/dev/null || continue
+    # "pid (name) state ppid ...", and the name may have anything in it.
+    lambdactl_line=${lambdactl_line##*) }
+    lambdactl_line=${lambdactl_line#* }
+    [ "${lambdactl_line%% *}" != "$lambdactl_sshd_pid" ] || lambdactl_sessions=$((lambdactl_sessions + 1))
+  done
+}
+
+lambdactl_watch_idle() {
+  until [ -e "$lambdactl_run/up" ]; do sleep 1; done
+  lambdactl_last=$(date +%s) lambdactl_busy= lambdactl_sign= lambdactl_seen=
+  while sleep 2; do
+    lambdactl_now=$(date +%s)
+    lambdactl_present=$(cat "$lambdactl_base/pod/present" 2>/dev/null)
+    if [ "$lambdactl_present" != "$lambdactl_seen" ]; then
+      lambdactl_seen=$lambdactl_present
+      lambdactl_sign=$lambdactl_now
+      [ "$lambdactl_present" != gone ] || lambdactl_sign= lambdactl_last=$lambdactl_now
+    fi
+    # A machine that gives no sign for two minutes is gone.
+    [ -z "$lambdactl_sign" ] || [ $((lambdactl_now - lambdactl_sign)) -lt 120 ] || lambdactl_sign=
+    lambdactl_count_sessions
+    if [ "$lambdactl_sessions" = 0 ]; then lambdactl_busy=; else lambdactl_busy=${lambdactl_busy:-$lambdactl_now}; fi
+    # A connection of less than ten seconds is not counted.
+    if [ -n "$lambdactl_sign" ] || { [ -n "$lambdactl_busy" ] && [ $((lambdactl_now - lambdactl_busy)) -ge 10 ]; }; then
+      lambdactl_last=$lambdactl_now
+    fi
+    lambdactl_idle=$lambdactl_last
+    [ -z "$lambdactl_sign$lambdactl_busy" ] || lambdactl_idle=
+    printf 'sessions=%s\nidle_since=%s\n' "$lambdactl_sessions" "$lambdactl_idle" >"$lambdactl_run/sessions"
+    lambdactl_limit=$(cat "$lambdactl_base/pod/inactivity" 2>/dev/null)
+    if [ -n "$lambdactl_limit" ] && [ -n "$lambdactl_idle" ] && [ $((lambdactl_now - lambdactl_last)) -ge "$lambdactl_limit" ]; then
+      echo "$lambdactl_limit" >"$lambdactl_run/unused"
+      lambdactl_signal_job "$lambdactl_signal"
+      sleep "$lambdactl_grace"
+      lambdactl_signal_job KILL
+      return
+    fi
+  done
+}
+
+if [ -n "${lambdactl_dev-}" ]; then
+  lambdactl_name=
+  [ -n "$lambdactl_user" ] && lambdactl_passwd_of "${lambdactl_user%%:*}"
+  [ -n "$lambdactl_name" ] || lambdactl_passwd_of "$lambdactl_uid" || lambdactl_name=$lambdactl_uid
+  printf 'user=%s\ndirectory=%s\n' "$lambdactl_name" "$lambdactl_dir" >"$lambdactl_run/dev"
+  chmod 0644 "$lambdactl_run/dev"
+  lambdactl_watch_idle >/dev/null 2>&1 &
+  lambdactl_watcher=$!
+fi
+
 # --- The commands ----------------------------------------------------------------------------------------------------------
 
 if [ -z "$lambdactl_shell" ]; then
@@ -424,4 +484,9 @@ done
 lambdactl_signal_job KILL
 # A rank that was ended for its idle GPUs has not done its work, whatever its commands say.
 if [ -e "$lambdactl_run/idle" ] && [ "$lambdactl_rc" = 0 ]; then lambdactl_rc=130; fi
+if [ -s "$lambdactl_run/unused" ]; then
+  # Nothing went wrong.
+  lambdactl_rc=0
+  { printf 'inactivity: nobody was connected for %s s' "$(cat "$lambdactl_run/unused")" >"${LAMBDACTL_MESSAGE_FILE:-$lambdactl_base/message}"; } 2>/dev/null
+fi
 lambdactl_end "$lambdactl_rc"

@@ -6,6 +6,8 @@ lambdactl_term=${TERM-}
 lambdactl_shell=${SHELL:-}
 [ -x "$lambdactl_shell" ] || lambdactl_shell=/bin/sh
 unset lambdactl_term
+# In a dev environment people work where its commands do.
+[ ! -e "$1/dev" ] || cd "$DSTACK_WORKING_DIR" 2>/dev/null || :
 if [ -n "${SSH_ORIGINAL_COMMAND+set}" ]; then
   exec "$lambdactl_shell" -c "$SSH_ORIGINAL_COMMAND"
 fi
