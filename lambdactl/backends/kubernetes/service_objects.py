@@ -130,6 +130,6 @@ def _container(service: KubeService, container: Object, volumes: set[str]) -> Ob
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN}}},
     }
     container |= container_probes(service.spec, ready_timeout=service.ready_timeout)
-    if not service.spec.commands:
+    if not service.spec.commands and not service.spec.entrypoint:
         del container["command"]  # the image's own
     return container

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import CapacityError, SpecError
 from lambdactl.run import interpolate, secrets
+from lambdactl.run.container import image_of
 from lambdactl.run.plan import owner
 from lambdactl.run.service import ServiceOverrides, replica_task
 from lambdactl.run.service_file import refuse_unsupported as refuse_in_services
@@ -110,8 +111,6 @@ def refuse(spec: ServiceSpec) -> None:
     task = replica_task(spec)
     # An image may be started by its own command; everything else is as for tasks.
     refuse_unsupported(task if task.commands else replace(task, commands=("",)))
-    if not spec.commands and not spec.image:
-        raise SpecError("the service has neither 'commands' nor 'image'.", filename=spec.source.filename)
     for field, wrong, text in (
         ("rate_limits", spec.rate_limits, "need a proxy, and on Kubernetes there is none in front of a service; remove "
          "them, or limit in an Ingress of the cluster's own."),
@@ -149,7 +148,7 @@ def _run(
         run_id=str(facts.get("service_id") or uuid.uuid4()),
         run_name=name,
         task=task,
-        image=task.image or target.image or DEFAULT_IMAGE,
+        image=image_of(task) or target.image or DEFAULT_IMAGE,
         owner=owner(),
         fleet=fleet.name,
         submitted_at=float(facts.get("submitted_at") or time()),
