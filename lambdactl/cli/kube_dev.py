@@ -15,9 +15,10 @@ from lambdactl.backends.kubernetes.errors import APIError
 from lambdactl.backends.kubernetes.plan import refuse_unsupported
 from lambdactl.cli import delivery, dev_alias, kube_runs, kube_task, waiting
 from lambdactl.cli.console import confirm, duration, note, printable
-from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError
+from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.run import aliases
 from lambdactl.run.dev import IDES, as_task, digest, job_key, link
+from lambdactl.spec import line_in
 from lambdactl.state import state_dir
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 def run(spec: DevEnvironmentSpec, fleet: KubeFleet, overrides: Overrides, options: Options) -> int:
     """Start a dev environment on a cluster, or go back to the one that runs, and stay at it."""
     refuse_unsupported(as_task(spec, up=dev.UP))
+    if spec.retry is not None:
+        raise SpecError(
+            "'retry' cannot be honoured for dev environments on Kubernetes; remove it, and apply the file again.",
+            filename=spec.source.filename,
+            line=line_in(spec, "retry"),
+        )
     return asyncio.run(_apply(spec, fleet, overrides, options))
 
 
