@@ -19,6 +19,7 @@ from lambdactl.cli.select import choose_fleet
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.play import play
+from lambdactl.playbook import preload
 from lambdactl.run import ports, schedule
 from lambdactl.run.container import check_engine
 from lambdactl.run.control import take_back
@@ -78,6 +79,7 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
     content = await delivery.collect_content(task)
     async with open_transport(fleet) as connections:
         transport = ServeSessions(connections)
+        asyncio.get_running_loop().run_in_executor(None, preload)
         seen = await survey(transport, fleet, task=task)
         if len(seen.problems) == len(fleet.hosts):
             raise next(iter(seen.problems.values())).error()

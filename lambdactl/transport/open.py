@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from lambdactl.errors import SpecError
 from lambdactl.transport import api
 from lambdactl.transport.api import Kind, Transport
+from lambdactl.transport.quick_import import import_asyncssh
 
 if TYPE_CHECKING:
     from lambdactl.fleet import Fleet, Hop
@@ -49,6 +50,7 @@ def _backend(kind: str, fleet: Fleet, connect_timeout: float, window: int) -> Tr
         from lambdactl.transport.openssh_backend import OpensshTransport
 
         return cast(Transport, OpensshTransport(fleet, connect_timeout=connect_timeout, window=window))
+    import_asyncssh()
     from lambdactl.transport.asyncssh_backend import AsyncsshTransport
 
     return cast(Transport, AsyncsshTransport(fleet, connect_timeout=connect_timeout, window=window))
@@ -57,6 +59,7 @@ def _backend(kind: str, fleet: Fleet, connect_timeout: float, window: int) -> Tr
 async def why_not_asyncssh(fleet: Fleet) -> str | None:
     """One clause that says why this fleet needs the ssh command; None when asyncssh will do."""
     try:
+        import_asyncssh()
         from lambdactl.transport.asyncssh_login import unusable
         from lambdactl.transport.identity import Identities
     except ImportError:

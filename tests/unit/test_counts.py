@@ -91,11 +91,6 @@ def spied(
     return done, log.read_text().splitlines()
 
 
-def programs(spawned: Sequence[str]) -> Counter[str]:
-    """What was started, without the arguments, which name temporary files."""
-    return Counter(" ".join(line.split()[:2]) for line in spawned)
-
-
 def sessions_of(bed: ConvergedBed) -> int:
     """How many sessions (exec requests) the nodes have started."""
     return bed.node.log.read_text(errors="replace").count("Starting session:")
@@ -111,9 +106,9 @@ def test_a_no_op_apply_is_one_jump_connection_and_one_session_a_node(bed: Conver
     assert "nothing to change" in counts.text
     assert (counts.jump_logins, counts.node_logins) == (1, once_each(bed))
     assert counts.sessions == len(bed.addresses)
-    # asyncssh looks for optional libraries when it is imported; there is nothing else, whatever the number of nodes.
-    _, importing = spied(bed, tmp_path, [sys.executable, "-c", "import asyncssh"])
-    assert programs(counts.spawned) == programs(importing)
+    # asyncssh looks for optional libraries when it is imported, by five names; there is nothing else, and no compiler.
+    assert len(counts.spawned) <= 5
+    assert all("ldconfig" in line for line in counts.spawned), counts.spawned
 
 
 def test_a_submission_is_one_jump_connection_and_one_login_a_node(bed: ConvergedBed, tmp_path: Path) -> None:
