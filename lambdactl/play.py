@@ -7,7 +7,7 @@ import contextlib
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,51 @@ async def play(
 
     A cancellation (Ctrl-C) stops the playbook first, and leaves no worker behind.
     """
+    async with playing(
+        name,
+        fleet,
+        text,
+        transport,
+        names=names,
+        variables=variables,
+        check=check,
+        on_step=on_step,
+        on_output=on_output,
+    ) as running:
+        return await running.result()
+
+
+class Playing:
+    """A playbook on its way."""
+
+    def __init__(self, work: Callable[[], PlaybookResult], cancel: threading.Event) -> None:
+        self._cancel = cancel
+        self._thread = asyncio.ensure_future(asyncio.to_thread(work))
+
+    async def result(self) -> PlaybookResult:
+        """Wait for its end; a cancellation, by Ctrl-C or SIGTERM, reaches the playbook before anything is closed."""
+        return await _to_its_end(self._thread, self._cancel)
+
+    async def stop(self) -> None:
+        """End it, if it has not ended."""
+        self._cancel.set()
+        await asyncio.wait({self._thread})
+
+
+@contextlib.asynccontextmanager
+async def playing(
+    name: str,
+    fleet: Fleet,
+    text: str,
+    transport: Transport,
+    *,
+    names: Sequence[str] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    check: bool = False,
+    on_step: Callable[[str, str], None] | None = None,
+    on_output: Callable[[str], None] | None = None,
+) -> AsyncIterator[Playing]:
+    """Start one of this project's playbooks; see `play`. It is ended with the context, if it has not ended before."""
     from lambdactl.transport.broker import serve_broker
 
     loop = asyncio.get_running_loop()
@@ -68,14 +113,16 @@ async def play(
             cancel=cancel,
         )
         async with serve_broker(transport, socket):
-            return await _to_its_end(arguments, cancel)
+            running = Playing(arguments, cancel)
+            try:
+                yield running
+            finally:
+                await running.stop()
 
 
-async def _to_its_end(work: Callable[[], PlaybookResult], cancel: threading.Event) -> PlaybookResult:
-    """Wait for the thread; a cancellation, by Ctrl-C or SIGTERM, reaches the playbook before anything is closed."""
+async def _to_its_end(thread: asyncio.Future[PlaybookResult], cancel: threading.Event) -> PlaybookResult:
     loop = asyncio.get_running_loop()
     here = asyncio.current_task()
-    thread = asyncio.ensure_future(asyncio.to_thread(work))
     terminated = asyncio.Event()
 
     def terminate() -> None:

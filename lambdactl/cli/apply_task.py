@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import tempfile
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lambdactl import spec
 from lambdactl.cli import delivery, kube_runs, scheduling, waiting
@@ -16,20 +14,18 @@ from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.cli.following import follow_to_end, report_end
 from lambdactl.cli.select import choose_fleet
+from lambdactl.cli.submission import Refused, Submission
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
-from lambdactl.play import play
 from lambdactl.playbook import preload
 from lambdactl.run import ports, schedule
 from lambdactl.run.container import check_engine
 from lambdactl.run.control import take_back
 from lambdactl.run.launch import Launch, Wishes, left_queue
-from lambdactl.run.nodes import error_of
 from lambdactl.run.plan import NodeView, Overrides, RunPlan, Shortage, job_specs
 from lambdactl.run.ports import forwarded
 from lambdactl.run.sessions import ServeSessions
 from lambdactl.run.status import RunStatus, fetch_runs
-from lambdactl.run.submit import write_plan_file
 from lambdactl.run.survey import Survey, survey
 from lambdactl.state import RunRecord, State
 from lambdactl.validate.hardware import hardware
@@ -77,16 +73,20 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
     from lambdactl.transport import open_transport
 
     content = await delivery.collect_content(task)
-    async with open_transport(fleet) as connections:
-        transport = ServeSessions(connections)
+    patience = waiting.patience(fleet, options.wait, options.max_wait)
+    async with (
+        open_transport(fleet) as connections,
+        Submission(fleet, transport := ServeSessions(connections)) as submission,
+    ):
         asyncio.get_running_loop().run_in_executor(None, preload)
+        if options.yes and not (dev or task.schedule or patience.waits or waiting.background()):
+            await submission.begin()
         seen = await survey(transport, fleet, task=task)
         if len(seen.problems) == len(fleet.hosts):
             raise next(iter(seen.problems.values())).error()
         if dev is not None and (status := dev.running(overrides.name or task.name, seen)) is not None:
             return await dev.again(status, fleet, seen, transport)
         _refuse_same_name(overrides.name or task.name, seen)
-        patience = waiting.patience(fleet, options.wait, options.max_wait)
         finish = (lambda plan: plan) if dev is None else dev.planned
         launch = Launch(transport, fleet, Wishes(task, overrides, patience, finish, content), notify=note)
         views: Mapping[str, NodeView] = schedule.idle(seen.views) if task.schedule else seen.views
@@ -99,14 +99,14 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
             return await scheduling.hand_over(planned, transport)
         if dev is not None:
             dev.ready(fleet, seen)
-            placed = await _start(launch, views, fleet, transport)
+            placed = await _start(launch, views, fleet, submission)
             async with forwarded(transport, _local_ports(placed, options), note):
                 return await dev.stay(placed, fleet, transport)
         if options.detach and not waiting.background() and (planned is None or task.retry is not None):
             look = partial(_seen, transport, fleet, launch.name)
             return await waiting.wait_in_background(look, launch.name, task.source.text)
         while True:
-            plan = await _start(launch, views, fleet, transport)
+            plan = await _start(launch, views, fleet, submission)
             if options.detach and task.retry is None:
                 note(f"Follow it with: lambdactl attach {plan.run_name}")
                 return EXIT_OK
@@ -148,7 +148,7 @@ def _preview(launch: Launch, views: Mapping[str, NodeView], more: list[tuple[str
     return plan
 
 
-async def _start(launch: Launch, views: Mapping[str, NodeView], fleet: Fleet, transport: Transport) -> RunPlan:
+async def _start(launch: Launch, views: Mapping[str, NodeView], fleet: Fleet, submission: Submission) -> RunPlan:
     """Reserve the nodes, as soon as they can be had, and start the run; an interruption leaves nothing behind."""
     with waiting.ended_by_sigterm():
         try:
@@ -157,13 +157,18 @@ async def _start(launch: Launch, views: Mapping[str, NodeView], fleet: Fleet, tr
         except asyncio.CancelledError:
             raise left_queue(launch.name) from None
     try:
-        await delivery.deliver_content(transport, plan.places(), plan.content)
-        await _submit(plan, fleet, transport)
+        await delivery.deliver_content(submission.transport, plan.places(), plan.content)
+        _remember(plan, state="submitted")
+        await submission.submit(plan)
+    except Refused as refused:
+        _remember(plan, state="refused")
+        await take_back(submission.transport, plan.run_id, [node.name for node in plan.nodes])
+        raise refused.error from None
     except (asyncio.CancelledError, Interrupted):
-        await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
+        await take_back(submission.transport, plan.run_id, [node.name for node in plan.nodes])
         raise Interrupted(f"interrupted; {plan.run_name} was not started.") from None
     except LambdactlError:
-        await take_back(transport, plan.run_id, [node.name for node in plan.nodes])
+        await take_back(submission.transport, plan.run_id, [node.name for node in plan.nodes])
         raise
     note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
     return plan
@@ -206,36 +211,6 @@ def _hardware(plan: RunPlan, seen: Survey) -> Hardware | str:
     ring = ring or plan.env.get("NCCL_ALGO", "").lower() == "ring"
     facts = [view.facts for node in plan.nodes if (view := seen.views[node.name]).facts is not None]
     return hardware(facts, algorithm="ring" if ring else "default")
-
-
-async def _submit(plan: RunPlan, fleet: Fleet, transport: Transport) -> None:
-    """Start the run by the playbook, which uses this process's connections."""
-    with State() as state:
-        record = state.fleet(fleet.id)
-    with tempfile.TemporaryDirectory(prefix="lambdactl-") as folder:
-        plan_file = Path(folder) / "plan.json"
-        write_plan_file(plan, plan_file)
-        _remember(plan, state="submitted")
-        variables = {"lambdactl_plan_file": str(plan_file)}
-        result = await play("run_task", fleet, record.text if record else "", transport, variables=variables)
-    outcome = _outcome(result)
-    if outcome is None:
-        failure = (
-            result.failures[0].sentence if result.failures else f"ansible-playbook ended with exit code {result.rc}."
-        )
-        raise LambdactlError(f"{plan.run_name} was not started: {failure}")
-    if not outcome["ok"]:
-        _remember(plan, state="refused")
-        raise error_of(outcome["code"], outcome["error"])
-
-
-def _outcome(result: Any) -> dict[str, Any] | None:
-    """The submit action's answer, from the events of the playbook."""
-    for task_result in result.results:
-        outcome = task_result.get("lambdactl_submit")
-        if isinstance(outcome, dict):
-            return outcome
-    return None
 
 
 def _remember(plan: RunPlan, *, state: str, exit_code: int | None = None) -> None:

@@ -14,9 +14,11 @@ from lambdactl.errors import LambdactlError
 from lambdactl.run.nodes import Problem, Reply, call_all, same
 from lambdactl.run.plan import RunPlan, job_specs
 from lambdactl.transport.api import Runner
+from lambdactl.transport.broker import VARIABLE, answers
 
 RESERVATION_TTL = 60
 _ATTEMPTS = 3
+_LOOK = 0.02  # seconds between two looks for a plan
 # A run with max_duration holds its nodes so much longer at most: its start, and the kill after its grace time.
 _LEASE_SLACK = 60.0
 
@@ -25,19 +27,29 @@ def write_plan_file(plan: RunPlan, path: Path) -> None:
     """Write what `submit_plan_file` needs; it holds the user's environment, so it is private from its first byte."""
     jobs = job_specs(plan)
     content = {"run_id": plan.run_id, "run_name": plan.run_name, "owner": plan.owner, "jobs": jobs}
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+    unfinished = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         json.dump(content, file)
+    unfinished.rename(path)  # whoever waits for the plan sees the whole of it
 
 
 async def submit_plan_file(path: str | Path, transport: Runner) -> dict[str, Any]:
-    """Submit a written plan.
+    """Submit a written plan; one that is not there yet is waited for, while the command that plans it lives.
 
     Returns:
         `{"run_id", "run_name", "ok", "error": str|None, "code": str|None, "hosts": {name: {"state"}|{"error"}}}`; never
         the user's environment, because Ansible prints and stores results.
     """
+    await _planned(Path(path))
     content = _read_plan(Path(path))
     return await submit(content["run_id"], content["run_name"], content["owner"], content["jobs"], transport)
+
+
+async def _planned(path: Path) -> None:
+    """Wait for a plan that a command is making: it starts the playbook first, because that takes a while."""
+    broker = os.environ.get(VARIABLE)
+    while broker and not path.exists() and await answers(broker):  # noqa: ASYNC240, ASYNC110 (another process's file)
+        await asyncio.sleep(_LOOK)
 
 
 def _read_plan(path: Path) -> dict[str, Any]:

@@ -49,6 +49,16 @@ async def _read(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes]:
     return header, await reader.readexactly(size)
 
 
+async def answers(socket_path: str | Path) -> bool:
+    """Whether the process that lends its connections there still does."""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(socket_path))
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 @asynccontextmanager
 async def serve_broker(transport: Runner, socket_path: str | Path) -> AsyncIterator[str]:
     """Serve a transport at this path, which belongs into a folder of mode 0700, until the context is left."""

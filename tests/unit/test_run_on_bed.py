@@ -23,6 +23,7 @@ from lambdactl.run.status import RunStatus, fetch_runs
 from lambdactl.run.submit import submit, submit_plan_file, write_plan_file
 from lambdactl.run.survey import survey
 from lambdactl.transport import Transport, open_transport
+from lambdactl.transport.broker import serve_broker
 from tests.bed.gang import GangBed, task
 
 pytestmark = pytest.mark.timeout(120)
@@ -276,3 +277,30 @@ def test_a_broken_plan_file_is_one_sentence(bed: GangBed, tmp_path: Path, conten
 
     with pytest.raises(LambdactlError, match=r"plan.json cannot be read"):
         asyncio.run(body())
+
+
+def test_a_plan_that_is_being_made_is_waited_for_while_its_maker_lives(
+    bed: GangBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`apply` starts the playbook before there is a plan; whatever ends `apply` ends the waiting."""
+    socket = tmp_path / "broker"
+    monkeypatch.setenv("LAMBDACTL_BROKER", str(socket))
+
+    async def body() -> dict[str, object]:
+        async with open_transport(bed.load()) as transport:
+            plan = await plan_for(transport, task("true"))
+            async with serve_broker(transport, socket):
+                waiting = asyncio.ensure_future(submit_plan_file(tmp_path / "plan.json", transport))
+                await asyncio.sleep(0.2)
+                assert not waiting.done()
+                write_plan_file(plan, tmp_path / "plan.json")
+                outcome = await waiting
+                abandoned = asyncio.ensure_future(submit_plan_file(tmp_path / "none.json", transport))
+                await asyncio.sleep(0.2)
+                assert not abandoned.done()
+            with pytest.raises(LambdactlError, match=r"none.json cannot be read"):
+                await abandoned
+            await follow(transport, plan)
+            return outcome
+
+    assert asyncio.run(body())["ok"]
