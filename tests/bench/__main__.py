@@ -36,7 +36,8 @@ ROLE_TASKS = 21
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS") or 5), help="samples a variant")
-    parser.add_argument("--budget", type=float, default=150.0, help="seconds after which a variant is not run again")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds after which a variant is not run again")
+    parser.add_argument("--minutes", type=float, default=25.0, help="after which no variant is run more than once")
     parser.add_argument("--nodes", default="8,32,256", help="sizes of the wide bed")
     parser.add_argument("--reach", default="64,256", help="sizes of the bed on which lost nodes are counted")
     parser.add_argument("--workers", type=int, default=8, help="workers of the sandbox; 0 leaves it out")
@@ -53,7 +54,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
-        self.plan = Plan(args.runs, args.budget)
+        self.plan = Plan(args.runs, args.budget, time.monotonic() + args.minutes * 60)
         self.only = set(args.only.split(","))
         self.results = Results()
         self.role_tasks = ROLE_TASKS

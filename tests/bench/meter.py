@@ -9,6 +9,7 @@ children, and memory that of the largest process; `METHOD` says which it was.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import shutil
@@ -261,10 +262,12 @@ class Plan:
     Attributes:
         runs: samples a variant.
         budget: seconds after which a slow variant is not run again (it has at least one sample).
+        until: the moment (monotonic clock) from which on every variant has one sample only.
     """
 
     runs: int = 5
-    budget: float = 150.0
+    budget: float = 30.0
+    until: float = math.inf
 
     def series(self, name: str, once: Callable[[], Sample], *, note: str = "", warm_up: bool = False) -> Series:
         """Measure a variant; with ``warm_up`` one run before is not counted."""
@@ -272,7 +275,7 @@ class Plan:
             once()
         samples: list[Sample] = []
         begun = time.monotonic()
-        while len(samples) < self.runs and (not samples or time.monotonic() - begun < self.budget):
+        while len(samples) < self.runs and (not samples or time.monotonic() < min(begun + self.budget, self.until)):
             samples.append(once())
         return Series(name, samples, note)
 
