@@ -1,4 +1,4 @@
-"""The command line's grammar: every command and option in one place. Bodies import what they need when they run."""
+"""The command line's grammar: every command, but those of groups.py. Bodies import what they need when they run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from lambdactl.cli.backend import backend_app
+from lambdactl.cli.groups import fleet_app, playbook_app, run_app, sandbox_app
 from lambdactl.cli.nccl import nccl_app
+from lambdactl.cli.options import (
+    AllOption,
+    FileOption,
+    FleetFileOption,
+    FleetOption,
+    JsonOption,
+    LogDirOption,
+    PortsOption,
+    RankOption,
+    RunArgument,
+    SinceOption,
+    YesOption,
+    complete_fleets,
+)
 from lambdactl.cli.secret import secret_app
 
 app = typer.Typer(
@@ -20,10 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-fleet_app = typer.Typer(help="Fleets known on this machine.", no_args_is_help=True)
-run_app = typer.Typer(help="One run, for scripts.", no_args_is_help=True)
-playbook_app = typer.Typer(help="The playbooks, by plain ansible-playbook.", no_args_is_help=True)
-sandbox_app = typer.Typer(help="A virtual cluster of containers on this machine.", no_args_is_help=True)
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(backend_app, name="backend")
 app.add_typer(run_app, name="run")
@@ -31,57 +42,6 @@ app.add_typer(playbook_app, name="playbook")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(nccl_app, name="nccl")
 app.add_typer(secret_app, name="secret")
-
-
-def complete_runs(incomplete: str) -> list[str]:
-    """Names of the runs submitted from here."""
-    from lambdactl.state import State
-
-    with State() as state:
-        return [name for name in dict.fromkeys(run.name for run in state.runs()) if name.startswith(incomplete)]
-
-
-def complete_fleets(incomplete: str) -> list[str]:
-    """Names of the fleets known here."""
-    from lambdactl.state import State
-
-    with State() as state:
-        return [fleet.name for fleet in state.fleets() if fleet.name.startswith(incomplete)]
-
-
-def complete_playbooks(incomplete: str) -> list[str]:
-    """Names of the playbooks."""
-    from lambdactl import content
-
-    return sorted(file.stem for file in content.path("playbooks").glob(f"{incomplete}*.yml"))
-
-
-FileOption = Annotated[
-    str | None,
-    typer.Option("-f", "--file", metavar="FILE", help="The YAML file; '-' reads standard input. Default: .dstack.yml"),
-]
-YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
-FleetOption = Annotated[
-    str | None,
-    typer.Option("--fleet", metavar="NAME|FILE", help="The fleet, by name or file.", autocompletion=complete_fleets),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or id.", autocompletion=complete_runs)]
-RankOption = Annotated[int | None, typer.Option("--rank", metavar="N", help="Only this rank's log (default: 0).")]
-AllOption = Annotated[bool, typer.Option("--all", help="Every rank's log, each line with its rank.")]
-SinceOption = Annotated[
-    str | None,
-    typer.Option("--since", metavar="TIME", help="Only what was written since: 30s, 10m, 2h, or 2026-11-23T08:00."),
-]
-PortsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-p", "--port", metavar="[LOCAL:]REMOTE", help="Forward a port of rank 0 to here; '*' is any free one."
-    ),
-]
-LogDirOption = Annotated[
-    Path | None, typer.Option("--log-dir", metavar="DIR", help="Also write byte-complete logs to DIR/rank-N.log.")
-]
 
 
 def _version(value: bool) -> None:
@@ -332,67 +292,6 @@ def schema(kind: Annotated[str, typer.Argument(metavar="fleet|task|dev-environme
     sys.exit(command.run(kind))
 
 
-@fleet_app.command("list")
-def fleet_list(json: JsonOption = False) -> None:
-    """List the fleets that were applied from this machine."""
-    from lambdactl.cli import fleet as command
-
-    sys.exit(command.list_fleets(as_json=json))
-
-
-@fleet_app.command("get")
-def fleet_get(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", autocompletion=complete_fleets)], json: JsonOption = False
-) -> None:
-    """Show a fleet's hosts as they are now."""
-    from lambdactl.cli import fleet as command
-
-    sys.exit(command.get(name, as_json=json))
-
-
-@run_app.command("get")
-def run_get(run: RunArgument, json: JsonOption = False, fleet: FleetOption = None) -> None:
-    """Show one run with all its ranks."""
-    from lambdactl.cli import run as command
-
-    sys.exit(command.get(run, fleet, as_json=json))
-
-
-@playbook_app.command("path")
-def playbook_path() -> None:
-    """Print the folder of the playbooks."""
-    from lambdactl.cli import playbook as command
-
-    sys.exit(command.path())
-
-
-@playbook_app.command("list")
-def playbook_list() -> None:
-    """List the playbooks."""
-    from lambdactl.cli import playbook as command
-
-    sys.exit(command.list_playbooks())
-
-
-@playbook_app.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-def playbook_run(
-    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_playbooks)],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- ARGUMENT...]")] = None,
-) -> None:
-    """Run a playbook with the arguments of ansible-playbook: lambdactl playbook run facts -- -i FLEET.dstack.yml"""
-    from lambdactl.cli import playbook as command
-
-    sys.exit(command.run(name, arguments or []))
-
-
-FleetFileOption = Annotated[
-    str | None,
-    typer.Option(
-        "-f", "--fleet", metavar="NAME|FILE", help="The fleet, by file or name.", autocompletion=complete_fleets
-    ),
-]
-
-
 @app.command()
 def validate(
     fleet: FleetFileOption = None,
@@ -454,39 +353,3 @@ def history(fleet: FleetFileOption = None, json: JsonOption = False) -> None:
     from lambdactl.cli import history as command
 
     sys.exit(command.run(fleet, as_json=json))
-
-
-NameOption = Annotated[str, typer.Option("--name", help="The sandbox's name; several may stand side by side.")]
-
-
-@sandbox_app.command("up")
-def sandbox_up(
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", metavar="N", help="How many workers (default: 2, or as many as there are)."),
-    ] = None,
-    name: NameOption = "default",
-    base: Annotated[
-        str, typer.Option("--base", help="Base image: auto, registry, debootstrap, or one by name (ubuntu:24.04).")
-    ] = "auto",
-) -> None:
-    """Bring the sandbox up, or repair it."""
-    from lambdactl.cli import sandbox as command
-
-    sys.exit(command.up(name, workers, base))
-
-
-@sandbox_app.command("status")
-def sandbox_status(name: NameOption = "default", json: JsonOption = False) -> None:
-    """Show the sandbox's hosts."""
-    from lambdactl.cli import sandbox as command
-
-    sys.exit(command.status(name, as_json=json))
-
-
-@sandbox_app.command("down")
-def sandbox_down(name: NameOption = "default") -> None:
-    """Remove the sandbox with all that belongs to it."""
-    from lambdactl.cli import sandbox as command
-
-    sys.exit(command.down(name))

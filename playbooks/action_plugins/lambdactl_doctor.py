@@ -15,28 +15,20 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+from lambdactl.provision.play_action import PlayAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(PlayAction, ActionBase):
     """lambdactl_doctor"""
 
-    BYPASS_HOST_LOOP = True
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp=None, task_vars=None):
+    def act(self, task_vars):
         from lambdactl.doctor.actions import doctor_play
         from lambdactl.errors import LambdactlError
         from lambdactl.transport import run_sync
 
-        result = super().run(tmp, task_vars)
-        options = {name: str(self._task.args.get(name) or "") for name in ("json_file", "junit_file")}
+        options = {name: str(self.argument(name)) for name in ("json_file", "junit_file")}
         deep = boolean(self._task.args.get("deep", False))
         try:
-            result.update(run_sync(doctor_play(task_vars, deep=deep, **options)), changed=False)
-        except LambdactlError as error:
-            result.update(failed=True, msg=str(error))
+            return {**run_sync(doctor_play(task_vars, deep=deep, **options)), "changed": False}
         except OSError as error:
-            result.update(failed=True, msg=f"The report was not written: {error}.")
-        return result
+            raise LambdactlError(f"The report was not written: {error}.") from None

@@ -13,19 +13,16 @@ from pathlib import Path
 from ansible.plugins.action import ActionBase
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+from lambdactl.provision.play_action import PlayAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(PlayAction, ActionBase):
     """lambdactl_explain"""
 
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    BYPASS_HOST_LOOP = False  # it is about one host
 
-    def run(self, tmp=None, task_vars=None):
+    def act(self, task_vars):
         from lambdactl.provision.actions import explained
 
-        result = super().run(tmp, task_vars)
-        failed = self._task.args.get("result") or {}
-        step = str(self._task.args.get("step", ""))
-        return {**result, "failed": True, "changed": False, **explained(task_vars["inventory_hostname"], step, failed)}
+        found = explained(task_vars["inventory_hostname"], str(self.argument("step")), self.argument("result", {}))
+        return {"failed": True, "changed": False, **found}

@@ -14,26 +14,16 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+from lambdactl.provision.play_action import PlayAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(PlayAction, ActionBase):
     """lambdactl_probe"""
 
-    BYPASS_HOST_LOOP = True
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp=None, task_vars=None):
-        from lambdactl.errors import LambdactlError
+    def act(self, task_vars):
         from lambdactl.provision.actions import probe_play
         from lambdactl.transport import run_sync
 
-        result = super().run(tmp, task_vars)
         force = boolean(self._task.args.get("force", False))
         facts = boolean(self._task.args.get("facts", False))
-        try:
-            result.update(run_sync(probe_play(task_vars, force=force, facts=facts)), changed=False)
-        except LambdactlError as error:
-            result.update(failed=True, msg=str(error))
-        return result
+        return {**run_sync(probe_play(task_vars, force=force, facts=facts)), "changed": False}

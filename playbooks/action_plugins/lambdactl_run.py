@@ -17,39 +17,32 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+from lambdactl.provision.play_action import PlayAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(PlayAction, ActionBase):
     """lambdactl_run"""
 
-    BYPASS_HOST_LOOP = True
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    hides_arguments = True
 
-    def run(self, tmp=None, task_vars=None):
-        from lambdactl.errors import LambdactlError
+    def act(self, task_vars):
         from lambdactl.provision.interrupts import Screen
         from lambdactl.provision.runs import run_task
         from lambdactl.provision.task_options import task_options
         from lambdactl.run.screen import TerminalFilter
         from lambdactl.transport import run_sync
 
-        result = super().run(tmp, task_vars)
-        result.pop("invocation", None)  # it would show the run's environment
         parent, display, check = os.getppid(), Display(), self._task.check_mode
         screen = Screen(display.display, TerminalFilter().feed)
         try:
             options = task_options(self._task.args, lambda value: boolean(value, strict=True))
             outcome = run_sync(run_task(task_vars, options, check=check, screen=screen, note=display.display))
-        except LambdactlError as error:
-            return {**result, "failed": True, "msg": str(error)}
         except TypeError as error:
-            return {**result, "failed": True, "msg": f"A variable of run_task.yml is not a boolean: {error}"}
+            return {"failed": True, "msg": f"A variable of run_task.yml is not a boolean: {error}"}
         if os.getppid() != parent:
             os._exit(1)  # ansible-playbook is gone, and nobody would read the result
         failure = {"failed": True, "msg": sentence(outcome)} if outcome["exit_code"] else {}
-        return {**result, "changed": not check, "lambdactl_run": outcome, **failure}
+        return {"changed": not check, "lambdactl_run": outcome, **failure}
 
 
 def sentence(outcome):

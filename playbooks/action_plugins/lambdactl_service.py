@@ -16,23 +16,18 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+from lambdactl.provision.play_action import PlayAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(PlayAction, ActionBase):
     """lambdactl_service"""
 
-    BYPASS_HOST_LOOP = True
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    hides_arguments = True
 
-    def run(self, tmp=None, task_vars=None):
-        from lambdactl.errors import LambdactlError
+    def act(self, task_vars):
         from lambdactl.provision.services import service_play
         from lambdactl.transport import run_sync
 
-        result = super().run(tmp, task_vars)
-        result.pop("invocation", None)  # it would show the service's environment
         arguments = self._task.args
 
         def truth(value):
@@ -41,8 +36,6 @@ class ActionModule(ActionBase):
         try:
             apply = truth(arguments.get("apply", True)) and not self._task.check_mode
             outcome = run_sync(service_play(task_vars, arguments, truth, apply=apply, note=Display().display))
-        except LambdactlError as error:
-            return {**result, "failed": True, "msg": str(error)}
         except TypeError as error:
-            return {**result, "failed": True, "msg": f"A variable of run_service.yml is not a boolean: {error}"}
-        return {**result, "changed": apply, "lambdactl_service": outcome}
+            return {"failed": True, "msg": f"A variable of run_service.yml is not a boolean: {error}"}
+        return {"changed": apply, "lambdactl_service": outcome}

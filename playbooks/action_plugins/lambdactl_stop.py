@@ -14,28 +14,19 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+from lambdactl.provision.play_action import PlayAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(PlayAction, ActionBase):
     """lambdactl_stop"""
 
-    BYPASS_HOST_LOOP = True
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp=None, task_vars=None):
-        from lambdactl.errors import LambdactlError
+    def act(self, task_vars):
         from lambdactl.provision.runs import stop_play
         from lambdactl.transport import run_sync
 
-        result = super().run(tmp, task_vars)
-        name = str(self._task.args.get("run_name") or "")
+        name = str(self.argument("run_name"))
         if not name:
-            return {**result, "failed": True, "msg": "stop_run.yml needs the variable run_name: -e run_name=NAME."}
+            return {"failed": True, "msg": "stop_run.yml needs the variable run_name: -e run_name=NAME."}
         abort = boolean(self._task.args.get("abort", False), strict=False)
-        try:
-            outcome = run_sync(stop_play(task_vars, name, abort=abort, check=self._task.check_mode))
-        except LambdactlError as error:
-            return {**result, "failed": True, "msg": str(error)}
-        return {**result, "changed": outcome["stopped"], "lambdactl_stop": outcome, "msg": outcome["message"]}
+        outcome = run_sync(stop_play(task_vars, name, abort=abort, check=self._task.check_mode))
+        return {"changed": outcome["stopped"], "lambdactl_stop": outcome, "msg": outcome["message"]}

@@ -13,30 +13,21 @@ from pathlib import Path
 from ansible.plugins.action import ActionBase
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # a checkout where lambdactl is not installed
+from lambdactl.provision.play_action import PlayAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(PlayAction, ActionBase):
     """lambdactl_submit"""
 
-    BYPASS_HOST_LOOP = True
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp=None, task_vars=None):
-        from lambdactl.errors import LambdactlError
+    def act(self, task_vars):
         from lambdactl.provision.actions import submit_play
         from lambdactl.transport import run_sync
 
-        result = super().run(tmp, task_vars)
-        plan_file = self._task.args.get("plan_file")
+        plan_file = self.argument("plan_file")
         if not plan_file:
-            return {**result, "failed": True, "msg": "lambdactl_submit needs plan_file."}
+            return {"failed": True, "msg": "lambdactl_submit needs plan_file."}
         if self._task.check_mode:
-            return {**result, "skipped": True, "msg": "A run is not submitted in check mode."}
-        try:
-            outcome = run_sync(submit_play(task_vars, str(plan_file)))
-        except LambdactlError as error:
-            return {**result, "failed": True, "msg": str(error)}
+            return {"skipped": True, "msg": "A run is not submitted in check mode."}
+        outcome = run_sync(submit_play(task_vars, str(plan_file)))
         failure = {} if outcome["ok"] else {"failed": True, "msg": outcome["error"]}
-        return {**result, "changed": bool(outcome["ok"]), "lambdactl_submit": outcome, **failure}
+        return {"changed": bool(outcome["ok"]), "lambdactl_submit": outcome, **failure}
