@@ -59,7 +59,7 @@ def effective(name: str, config: Path) -> dict[str, str]:
 
 def test_an_alias_has_the_whole_route(fleet: Fleet, home: Path) -> None:
     one = alias(fleet)
-    aliases.put(fleet, one)
+    aliases.put(one)
     seen = effective("env", aliases.config_file())
     assert (seen["user"], seen["stricthostkeychecking"], seen["identitiesonly"]) == ("ubuntu", "true", "yes")
     assert seen["hostkeyalias"] == f"lambdactl-{one.run_id}"
@@ -100,10 +100,10 @@ def test_a_key_from_the_environment_is_looked_up_when_the_alias_is_made(
 def test_aliases_come_and_go_without_touching_each_other(fleet: Fleet) -> None:
     one, two = alias(fleet, "one"), alias(fleet, "two")
     for item in (one, two, one):
-        aliases.put(fleet, item)
+        aliases.put(item)
     assert {entry.name for entry in aliases.entries()} == {"one", "two"}
     again = alias(fleet, "two")  # another run of the same name stands for the old one
-    aliases.put(fleet, again)
+    aliases.put(again)
     assert Entry(again.run_id, "two", "10.0.0.1", fleet.id) in aliases.entries()
     assert two.run_id not in aliases.config_file().read_text()
     assert [entry.name for entry in aliases.drop(lambda entry: entry.run_id == one.run_id)] == ["one"]
@@ -131,7 +131,7 @@ def test_the_include_line_is_ours_alone(home: Path, fleet: Fleet) -> None:
     assert config.read_bytes() == f"Include {home}/.ssh/lambdactl/config\n".encode() + USERS
     assert config.stat().st_mode & 0o777 == 0o640
     assert os.listdir(config.parent) == ["config"]
-    aliases.put(fleet, alias(fleet))
+    aliases.put(alias(fleet))
     config.chmod(0o600)
     assert effective("env", config)["user"] == "ubuntu"
     assert ssh_include.remove()
@@ -188,14 +188,14 @@ def test_a_look_at_the_fleet_sweeps_what_is_over(fleet: Fleet, capsys: pytest.Ca
     foreign = replace(alias(fleet, "foreign"), fleet_id="another")
     silent = replace(alias(fleet, "silent"), host="10.0.0.2")
     for item in (*on_one.values(), foreign, silent):
-        aliases.put(fleet, item)
+        aliases.put(item)
     ssh_include.add()
     seen = [run_status(on_one["active"], "running"), run_status(on_one["ended"], "stopped")]
     dev_alias.sweep(fleet, seen, {"10.0.0.2": "does not answer"})
     assert {entry.name for entry in aliases.entries()} == {"active", "foreign", "silent"}
     assert ssh_include.is_included()
     dev_alias.forget([foreign.run_id])
-    dev_alias.forget_fleet(fleet)
+    dev_alias.forget_fleet(fleet.id)
     assert aliases.entries() == []
     assert not ssh_include.is_included(), "the line goes with the last alias"
     assert capsys.readouterr().err == ""
