@@ -106,6 +106,17 @@ class Desk:
 
         return asyncio.run(look())
 
+    def tidy(self) -> None:
+        """Remove the runs that checks which failed have left."""
+
+        async def look() -> None:
+            async with open_client(self.target) as client:
+                for item in (await client.list(JOBS, labels="lambdactl.dev/run")).items:
+                    if item["metadata"]["name"].startswith(self.name("")):
+                        await client.delete(JOBS, item["metadata"]["name"], propagation="Background")
+
+        asyncio.run(look())
+
     def nothing_left(self, what: str) -> None:
         """Wait until nothing of a run exists."""
         deadline = time.monotonic() + PATIENCE

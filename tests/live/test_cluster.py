@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,7 +57,7 @@ def common_image(target: Target) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     target, why = named_cluster()
     if target is None:
         pytest.skip(why)
@@ -68,8 +68,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     env = environment(folder, HOME, LAMBDACTL_KUBECONFIG=str(Path(KUBECONFIG.split(os.pathsep)[0]).resolve()))
     found = Desk(folder, target, env, image)
     found.fleet()
-    print(f"image: {image}")
-    return found
+    version = asyncio.run(version_of(target))
+    print(
+        f"{version} at {target.name}, namespace {target.namespace}, {found.nodes} nodes that take pods, image {image}"
+    )
+    yield found
+    found.tidy()
+
+
+async def version_of(target: Target) -> str:
+    async with open_client(target, patience=10) as client:
+        return f"Kubernetes {(await client.version())['gitVersion']}"
 
 
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__.removeprefix("check_"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ PORT = 2222
 FOLDER = "/lambdactl/jump"
 AUTHORIZED = f"{FOLDER}/keys/authorized_keys"
 READY_WITHIN = 90.0
+REACHED_WITHIN = 20.0
 SELECTOR = f"{MANAGED_BY}={MANAGER},{COMPONENT}=jump"
 _LABELS = {MANAGED_BY: MANAGER, COMPONENT: "jump"}
 _OPTIONS = 'restrict,port-forwarding,command="/bin/false"'
@@ -107,6 +109,29 @@ async def ensure(client: Client, public_key: str, who: str) -> Jump:
     secret = await client.get(SECRETS, HOST_KEY)
     host_key = base64.b64decode(secret["data"]["public"]).decode().strip()
     return Jump(await _address(client, pod), int(service["spec"]["ports"][0]["nodePort"]), host_key)
+
+
+async def reached(jump: Jump) -> Jump:
+    """Wait until the NodePort leads to the pod: the nodes' proxies learn of it a moment after it is ready.
+
+    Raises:
+        CapacityError: it does not, from here.
+    """
+    deadline = time.monotonic() + REACHED_WITHIN
+    while True:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(jump.hostname, jump.port), 5)
+        except (OSError, TimeoutError) as error:
+            if time.monotonic() < deadline:
+                await asyncio.sleep(0.5)
+                continue
+            raise CapacityError(
+                f"the jump pod {NAME} runs, but {jump.hostname} does not take connections to its port {jump.port} "
+                f"({error or 'no answer'}); let the port in through the firewall, or give `proxy_jump.hostname` an "
+                "address of a node that is reached from here."
+            ) from None
+        writer.close()
+        return jump
 
 
 async def existing(client: Client, public_key: str) -> Jump | None:

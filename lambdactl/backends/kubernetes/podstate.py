@@ -98,11 +98,19 @@ def given_up(pod: Pod) -> bool:
     return bool(disrupted and disrupted.get("reason") in NODE_LOST and pod["metadata"].get("deletionTimestamp"))
 
 
+def unplaced(pod: Pod) -> str | None:
+    """Why no node takes the pod: the scheduler's words, without what it says of preemption."""
+    found = condition(pod, "PodScheduled", "False")
+    if found is None:
+        return None
+    text = _short(found.get("message") or found.get("reason"))
+    return re.split(r",? preemption: |,? no new claims to deallocate", text)[0].rstrip(". ")
+
+
 def waiting_for(pod: Pod, remark: str | None = None) -> str | None:
     """What a rank that has not started waits for, in one clause; `remark` is what its last event said."""
-    unscheduled = condition(pod, "PodScheduled", "False")
-    if unscheduled is not None:
-        return f"waits for a node: {unscheduled.get('message') or unscheduled.get('reason')}"
+    if (why := unplaced(pod)) is not None:
+        return f"waits for a node: {why}"
     waiting = (container(pod).get("state") or {}).get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     if reason in _IMAGE:

@@ -189,7 +189,7 @@ def forward_command(target: Target, pod: str, port: int) -> str:
 
 async def _through_jump(client: Client, folder: Path) -> str:
     identity, public = own_key(folder)
-    return _jump_command(client, await jump.ensure(client, public, who()), identity)
+    return _jump_command(client, await jump.reached(await jump.ensure(client, public, who())), identity)
 
 
 async def existing_jump(client: Client, folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from .errors import AlreadyExists, APIError, Forbidden, NotFound
 from .labels import RUN_ID
 from .model import GO, PEERS, KubeRun
 from .objects import job, owned
-from .podstate import commands_started, condition, hopeless, moment, running, told_to_go
+from .podstate import commands_started, condition, hopeless, moment, running, told_to_go, unplaced
 from .resources import BY_KIND, JOBS, PODS
 from .session import RunSession
 from .view import RunView, view_of
@@ -195,7 +195,7 @@ class Starter:
         rank, text = min(without.items())
         placed = view.nodes - len(without)
         return CapacityError(
-            f"{view.run_name} does not fit: {placed} of {view.nodes} ranks found a node; rank {rank}: {text} "
+            f"{view.run_name} does not fit: {placed} of {view.nodes} ranks found a node; rank {rank}: {text}. "
             "It was taken back; pass --wait to queue for free nodes."
         )
 
@@ -299,7 +299,7 @@ def _unscheduled(pod: dict[str, Any]) -> str | None:
     found = condition(pod, "PodScheduled", "False")
     if found is None or found.get("reason") not in ("Unschedulable", "SchedulingGated"):
         return None
-    return str(found.get("message") or "no node takes it.")
+    return unplaced(pod)
 
 
 def _started_at(pod: dict[str, Any]) -> str | None:

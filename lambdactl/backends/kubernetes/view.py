@@ -42,6 +42,7 @@ class RunView:
         self.pods: dict[int, dict[str, Any]] = {}
         self.gone: set[int] = set()
         self.remarks: dict[int, str] = {}
+        self._deleted_alive: set[str] = set()
 
     # What the watches say
 
@@ -58,6 +59,8 @@ class RunView:
         rank = rank_of(pod)
         if rank is None:
             return
+        if pod["metadata"].get("deletionTimestamp") and (pod.get("status") or {}).get("phase") not in _ENDED:
+            self._deleted_alive.add(pod["metadata"]["uid"])
         known = self.pods.get(rank)
         if known is None or known["metadata"]["uid"] == pod["metadata"]["uid"] or rank in self.gone:
             self.pods[rank] = pod
@@ -145,6 +148,15 @@ class RunView:
 
     # In the words of runs
 
+    def _outcome(self, rank: int) -> dict[str, Any]:
+        """How a rank has ended; commands that our own stop signal ended did so because somebody deleted the pod."""
+        pod = self.pods[rank]
+        end = outcome(pod)
+        deleted = pod["metadata"]["uid"] in self._deleted_alive
+        if deleted and end["exit_code"] and end["reason"] in ("signalled", "exited"):
+            return end | {"reason": "disrupted", "message": "its pod was deleted"}
+        return end
+
     def rank_state(self, rank: int) -> dict[str, Any]:
         """The RankState of a rank (docs/architecture.md), as far as Kubernetes knows it."""
         pod = self.pods.get(rank)
@@ -168,7 +180,7 @@ class RunView:
         )
         value["ready_at"] = value["started_at"] if commands_started(pod) else None
         if status.get("phase") in _ENDED or "terminated" in state:
-            return value | self._ended_as(rank, outcome(pod))
+            return value | self._ended_as(rank, self._outcome(rank))
         if rank in self.gone:
             return value | self._ended_as(rank, self._vanished())
         if pod["metadata"].get("deletionTimestamp"):
@@ -282,7 +294,7 @@ class RunView:
         if rank is None or rank not in self.pods:
             text = failure.get("message") if rank is None else f"rank {rank}: {TAKEN_AWAY}"
             return {"state": "failed", "reason": "disrupted", "message": text, "first_failed_rank": rank}
-        end = outcome(self.pods[rank])
+        end = self._outcome(rank)
         if end["state"] == "done":
             end = self._vanished()
         node = (self.pods[rank].get("spec") or {}).get("nodeName")

@@ -17,7 +17,7 @@ from lambdactl.backends.kubernetes.config import Target
 from lambdactl.backends.kubernetes.errors import Forbidden
 from lambdactl.backends.kubernetes.following import KubeFollower
 from lambdactl.backends.kubernetes.model import KubeRun
-from lambdactl.backends.kubernetes.podstate import pull_cause
+from lambdactl.backends.kubernetes.podstate import pull_cause, unplaced
 from lambdactl.backends.kubernetes.resources import CONFIGMAPS, JOBS
 from lambdactl.backends.kubernetes.session import open_session
 from lambdactl.backends.kubernetes.start import Starter, submit
@@ -194,6 +194,31 @@ def both_are_there(cluster: FakeCluster) -> None:
 )
 def test_the_cause_of_a_failed_pull_without_what_is_around_it(said: str, cause: str) -> None:
     assert pull_cause(said) == cause
+
+
+def test_a_pod_that_somebody_deletes_ends_by_that_and_not_by_our_own_stop_signal(
+    cluster: FakeCluster, target: Target
+) -> None:
+    def happens() -> None:
+        both_run(cluster)
+        cluster.rank("demo", 1).delete()
+
+    told = follow(cluster, target, a_run(), happens)
+    assert told.status is not None
+    assert (told.status.state, told.status.reason, told.status.exit_code) == ("failed", "disrupted", 5)
+    assert str(told.status.message).endswith("its pod was deleted")
+    nothing_left(cluster)
+
+
+def test_what_the_scheduler_says_without_preemption() -> None:
+    said = (
+        "0/2 nodes are available: 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/2 nodes are "
+        "available: 1 Preemption is not helpful for scheduling."
+    )
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
+    assert unplaced({"metadata": {}, "status": {"conditions": [condition]}}) == (
+        "0/2 nodes are available: 1 node(s) were unschedulable"
+    )
 
 
 def test_a_login_that_expired(cluster: FakeCluster, target: Target) -> None:

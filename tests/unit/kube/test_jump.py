@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -224,3 +225,11 @@ def test_what_can_be_wrong_with_the_jump_pod(
     cluster.pod("lambdactl-jump").image_error()
     assert "ErrImagePull: failed to pull image" in str(refused(cluster, free, tmp_path))
     assert (cluster.get(SERVICES, jump.NAME) or {})["spec"]["ports"][0]["nodePort"]
+
+
+def test_a_port_that_is_not_reached_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jump, "REACHED_WITHIN", 0.1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(CapacityError, match=r"does not take connections to its port \d+ .* through the firewall"):
+            asyncio.run(jump.reached(jump.Jump("127.0.0.1", taken.getsockname()[1], "ssh-ed25519 x")))
