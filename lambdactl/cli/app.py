@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lambdactl.cli.backend import backend_app
+from lambdactl.cli.gc import gc
 from lambdactl.cli.groups import fleet_app, playbook_app, run_app, sandbox_app
 from lambdactl.cli.nccl import nccl_app
 from lambdactl.cli.options import (
@@ -151,6 +152,9 @@ def delete(file: FileOption = None, fleet: FleetOption = None, yes: YesOption = 
     from lambdactl.cli import delete as command
 
     sys.exit(command.run(file, fleet, yes=yes))
+
+
+app.command()(gc)
 
 
 @app.command()

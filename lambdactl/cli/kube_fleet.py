@@ -60,8 +60,8 @@ def delete(fleet: KubeFleet, *, yes: bool) -> int:
         raise CapacityError(
             f"runs or services are active: {', '.join(found.active)}; stop them first (`lambdactl ps`)."
         )
-    for name in found.names:
-        note(f"{name} is left over and will be deleted")
+    for stray in found.objects:
+        note(f"{stray.title} is left over and will be deleted: {stray.why}")
     if not confirm(f"Delete the fleet {fleet.name}?", yes=yes):
         return EXIT_OK
     asyncio.run(remove(fleet, found))

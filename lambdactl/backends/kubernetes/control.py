@@ -1,11 +1,10 @@
-"""Runs that exist: list them, stop one, remove what a run or nobody has left."""
+"""Runs that exist: list them, stop one, remove one that has ended."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 from lambdactl.run.status import RunStatus
@@ -13,15 +12,12 @@ from lambdactl.run.status import RunStatus
 from . import labels
 from .client import Client
 from .model import STOP
-from .podstate import moment, rank_of
-from .resources import CONFIGMAPS, JOBS, PODS, SECRETS, SERVICES, Resource
+from .podstate import rank_of
+from .resources import JOBS, PODS
 from .session import RunSession
 from .view import RunView, view_of
 
 _RUNS = f"{labels.MANAGED},{labels.RUN_ID}"
-OWNED = (SERVICES, CONFIGMAPS, SECRETS, PODS)
-NEVER_RELEASED = 3600.0
-"""Seconds after which a Job that nobody has released counts as left by a machine that went away."""
 
 
 async def fetch(client: Client, run: str | None = None) -> list[RunView]:
@@ -101,53 +97,4 @@ async def clean_up(client: Client, view: RunView) -> None:
     await client.delete(JOBS, meta["name"], propagation="Background", uid=meta["uid"])
 
 
-@dataclass(frozen=True, slots=True)
-class Stray:
-    """Something that nobody looks after any more."""
-
-    resource: Resource
-    name: str
-    uid: str
-    why: str
-
-
-async def strays(client: Client, *, now: float | None = None) -> list[Stray]:
-    """What lambdactl has made here and nobody needs: parts of runs that are gone, Jobs that nobody released."""
-    now = time.time() if now is None else now
-    jobs = (await client.list(JOBS, labels=_RUNS)).items
-    present = {_label(job, labels.RUN_ID) for job in jobs}
-    found = []
-    for job in jobs:
-        born = moment(job["metadata"].get("creationTimestamp")) or now
-        queued = "kueue.x-k8s.io/queue-name" in (job["metadata"].get("labels") or {})
-        if (job.get("spec") or {}).get("suspend") and not queued and now - born > NEVER_RELEASED:
-            found.append(Stray(JOBS, job["metadata"]["name"], job["metadata"]["uid"], "was never released"))
-    for resource in OWNED:
-        for item in (await client.list(resource, labels=_RUNS)).items:
-            if _label(item, labels.RUN_ID) not in present and not item["metadata"].get("deletionTimestamp"):
-                why = f"is of the run {_label(item, labels.RUN)}, which is gone"
-                found.append(Stray(resource, item["metadata"]["name"], item["metadata"]["uid"], why))
-    return found
-
-
-async def collect_garbage(client: Client) -> list[Stray]:
-    """Remove the strays; what was removed."""
-    found = await strays(client)
-    for stray in found:
-        await client.delete(stray.resource, stray.name, propagation="Background", uid=stray.uid)
-    return found
-
-
-async def remove_all(client: Client, *, fleet: str | None = None) -> list[str]:
-    """Remove every run of the namespace (or of one fleet), ended or not, and every stray; the names of the runs."""
-    chosen = _RUNS if fleet is None else f"{_RUNS},lambdactl.dev/fleet={fleet}"
-    names = []
-    for job in (await client.list(JOBS, labels=chosen)).items:
-        meta = job["metadata"]
-        await client.delete(JOBS, meta["name"], propagation="Background", uid=meta["uid"])
-        names.append(str(meta["name"]))
-    await collect_garbage(client)
-    return names
-
-
-__all__ = ["clean_up", "collect_garbage", "fetch", "lose", "rank_of", "remove_all", "stop", "strays"]
+__all__ = ["clean_up", "fetch", "lose", "rank_of", "stop"]

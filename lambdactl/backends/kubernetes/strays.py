@@ -1,38 +1,68 @@
-"""What lambdactl has left in a namespace: found by its label, and removed by name."""
+"""What lambdactl has left in a namespace and nobody needs any more: found by its label, each with the reason.
+
+Kubernetes removes most of it by itself: what a Job owns goes with the Job, and a finished Job after a day. What stays
+is what was kept (`--keep`), what nobody has followed, and what a machine that died in the middle has left.
+"""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .client import open_client
-from .labels import MANAGED, RUN, SERVICE
+from .labels import MANAGED, RUN, RUN_ID, SERVICE
+from .objects import KUEUE_QUEUE
+from .podstate import condition, moment
 from .resources import CONFIGMAPS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
+from .view import view_of
 
 if TYPE_CHECKING:
     from .client import Client
     from .fleet import KubeFleet
 
-KINDS = (JOBS, SERVICES, CONFIGMAPS, SECRETS, PODS)
-"""Owners first. The jump pod's objects belong to its Deployment, which goes with the last user's key (`jump`)."""
+KINDS = (SERVICES, CONFIGMAPS, SECRETS, PODS)
+"""Besides Jobs. The jump pod's objects belong to its Deployment, which goes with the last user's key (`jump`)."""
+NEVER_RELEASED = 3600.0
+"""Seconds after which a Job that nobody has released counts as left by a machine that went away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """Something that nobody looks after.
+
+    Attributes:
+        cluster: the target's name.
+        why: a clause such as "its run has ended (3 h ago)".
+    """
+
+    cluster: str
+    resource: Resource
+    name: str
+    uid: str
+    why: str
+
+    @property
+    def title(self) -> str:
+        """As kubectl writes it."""
+        return f"{self.resource.full_name}/{self.name}"
 
 
 @dataclass(slots=True)
 class Strays:
-    """What was found: objects by cluster, and the runs that are active."""
+    """What was found: the strays, the runs and services that are active, and the ids of all runs that are there."""
 
-    objects: list[tuple[str, Resource, str, str]] = field(default_factory=list)
-    """(cluster, kind, name, uid)"""
+    objects: list[Stray] = field(default_factory=list)
     active: list[str] = field(default_factory=list)
-
-    @property
-    def names(self) -> list[str]:
-        """As kubectl writes them."""
-        return [f"{resource.full_name}/{name}" for _, resource, name, _ in self.objects]
+    runs: set[str] = field(default_factory=set)
 
 
-async def strays(fleet: KubeFleet) -> Strays:
-    """Everything with lambdactl's label in the fleet's namespaces.
+async def strays(fleet: KubeFleet, *, older_than: float | None = None, now: float | None = None) -> Strays:
+    """What is left in the fleet's namespaces.
+
+    Args:
+        older_than: only what is left for so many seconds, and nothing that was kept; None: everything that is not
+            active, as before the fleet is forgotten.
 
     Raises:
         APIError: a cluster refuses, or cannot be reached.
@@ -40,34 +70,79 @@ async def strays(fleet: KubeFleet) -> Strays:
     found = Strays()
     for target in fleet.targets:
         async with open_client(target) as client:
-            await _of_cluster(client, target.name, found)
+            await _Look(target.name, found, older_than, time.time() if now is None else now).run(client)
     found.active = sorted(set(found.active))
     return found
 
 
-async def _of_cluster(client: Client, cluster: str, found: Strays) -> None:
-    services = await client.list(DEPLOYMENTS, labels=f"{MANAGED},{SERVICE}")
-    found.active += [str(item["metadata"]["name"]) for item in services.items]
-    for resource in KINDS:
-        for item in (await client.list(resource, labels=MANAGED)).items:
-            metadata = item["metadata"]
-            if resource is JOBS and not _finished(item):
-                found.active.append(str((metadata.get("labels") or {}).get(RUN) or metadata["name"]))
-            # What is owned goes with its owner.
-            if not metadata.get("ownerReferences"):
-                found.objects.append((cluster, resource, metadata["name"], metadata["uid"]))
+class _Look:
+    def __init__(self, cluster: str, found: Strays, older_than: float | None, now: float) -> None:
+        self._cluster, self._found, self._older_than, self._now = cluster, found, older_than, now
+
+    async def run(self, client: Client) -> None:
+        services = {_label(item, SERVICE) for item in await _list(client, DEPLOYMENTS, f"{MANAGED},{SERVICE}")}
+        self._found.active += services
+        jobs = await _list(client, JOBS, MANAGED)
+        self._found.runs |= {_label(job, RUN_ID) for job in jobs}
+        for job in jobs:
+            self._job(job)
+        for resource in KINDS:
+            for item in await _list(client, resource, MANAGED):
+                meta = item["metadata"]
+                # What is owned goes with its owner.
+                if meta.get("ownerReferences") or meta.get("deletionTimestamp") or _label(item, SERVICE) in services:
+                    continue
+                run = _label(item, RUN) or _label(item, SERVICE)
+                why = f"is of {run}, which is gone" if run else "belongs to no run"
+                self._add(resource, item, why, moment(meta.get("creationTimestamp")))
+
+    def _job(self, job: dict[str, Any]) -> None:
+        meta = job["metadata"]
+        if meta.get("deletionTimestamp"):
+            return
+        ended = condition(job, "Complete") or condition(job, "Failed")
+        view = view_of(job, [])
+        if ended is not None:
+            since = moment(ended.get("lastTransitionTime"))
+            if self._older_than is None or (not view.facts.get("keep") and view.retry is None):
+                self._add(JOBS, job, "its run has ended", since)
+            return
+        born = moment(meta.get("creationTimestamp"))
+        queued = KUEUE_QUEUE in (meta.get("labels") or {})
+        if view.suspended and not queued and self._now - (born or self._now) > NEVER_RELEASED:
+            self._add(JOBS, job, "its controller died before the start", born)
+        else:
+            self._found.active.append(_label(job, RUN) or str(meta["name"]))
+
+    def _add(self, resource: Resource, item: dict[str, Any], why: str, since: float | None) -> None:
+        age = self._now - (since or self._now)
+        if self._older_than is not None and age < self._older_than:
+            return
+        meta = item["metadata"]
+        self._found.objects.append(
+            Stray(self._cluster, resource, str(meta["name"]), str(meta["uid"]), f"{why} ({_ago(age)})")
+        )
 
 
-def _finished(job: dict[str, object]) -> bool:
-    status = job.get("status")
-    conditions = (status.get("conditions") if isinstance(status, dict) else None) or []
-    return any(c.get("type") in ("Complete", "Failed") and c.get("status") == "True" for c in conditions)
+async def _list(client: Client, resource: Resource, labels: str) -> list[dict[str, Any]]:
+    return (await client.list(resource, labels=labels)).items
+
+
+def _label(item: dict[str, Any], name: str) -> str:
+    return str((item["metadata"].get("labels") or {}).get(name, ""))
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return f"{int(max(0, seconds))} s ago"
 
 
 async def remove(fleet: KubeFleet, found: Strays) -> None:
     """Delete these very objects (by uid), and no later ones of their names."""
     for target in fleet.targets:
         async with open_client(target) as client:
-            for cluster, resource, name, uid in found.objects:
-                if cluster == target.name:
-                    await client.delete(resource, name, uid=uid)
+            for stray in found.objects:
+                if stray.cluster == target.name:
+                    await client.delete(stray.resource, stray.name, uid=stray.uid)

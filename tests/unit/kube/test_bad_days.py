@@ -7,11 +7,12 @@ import io
 import time
 import uuid
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lambdactl.backends.kubernetes import control, start
+from lambdactl.backends.kubernetes import start, strays
 from lambdactl.backends.kubernetes.client import Client, open_client
 from lambdactl.backends.kubernetes.config import Target
 from lambdactl.backends.kubernetes.errors import Forbidden
@@ -405,9 +406,14 @@ def test_garbage_that_a_controller_has_left(cluster: FakeCluster, target: Target
     async def body() -> list[str]:
         async with open_client(target) as client:
             await submit(client, a_run("name: alive\ncommands: [x]"))
-            found = [stray.name for stray in await control.collect_garbage(client)]
+            fleet = SimpleNamespace(targets=(target,), name="f")
+            now = time.time()
+            assert (await strays.strays(fleet, older_than=3600.0, now=now)).objects == []  # type: ignore[arg-type]
+            seen = await strays.strays(fleet, older_than=3600.0, now=now + 7300)  # type: ignore[arg-type]
+            assert seen.active == ["alive"]
+            await strays.remove(fleet, seen)  # type: ignore[arg-type]
             await start.take_back(client, "alive")
-            return found
+            return [f"{stray.title} {stray.why}" for stray in seen.objects]
 
-    assert asyncio.run(body()) == ["old-files"]
+    assert asyncio.run(body()) == ["configmaps/old-files is of demo, which is gone (2 h ago)"]
     assert cluster.get(CONFIGMAPS, "old-files") is None
