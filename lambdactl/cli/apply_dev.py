@@ -57,6 +57,10 @@ class DevRun:
         dev_alias.sweep(fleet, seen.runs, seen.problems)
         self._included = dev_alias.include(yes=self._options.yes)
 
+    def once_more(self) -> None:
+        """Another attempt follows: the line that went with the alias of the last one comes back."""
+        self._included = self._included and dev_alias.include(yes=True)
+
     async def again(self, status: RunStatus, fleet: Fleet, seen: Survey, transport: Transport) -> int:
         """The environment runs already: set its inactivity limit if that is what has changed, and go to it.
 

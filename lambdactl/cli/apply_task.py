@@ -99,9 +99,7 @@ async def _apply(task: spec.TaskSpec, fleet: Fleet, overrides: Overrides, option
             return await scheduling.hand_over(planned, transport)
         if dev is not None:
             dev.ready(fleet, seen)
-            placed = await _start(launch, views, fleet, submission)
-            async with forwarded(transport, _local_ports(placed, options), note):
-                return await dev.stay(placed, fleet, transport)
+            return await _dev_attempts(launch, views, (fleet, submission), dev, options)
         if options.detach and not waiting.background() and (planned is None or task.retry is not None):
             look = partial(_seen, transport, fleet, launch.name)
             return await waiting.wait_in_background(look, launch.name, task.source.text)
@@ -172,6 +170,23 @@ async def _start(launch: Launch, views: Mapping[str, NodeView], fleet: Fleet, su
         raise
     note(f"{plan.run_name} is submitted to {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''}.")
     return plan
+
+
+async def _dev_attempts(
+    launch: Launch, views: Mapping[str, NodeView], place: tuple[Fleet, Submission], dev: DevRun, options: Options
+) -> int:
+    """Every attempt of a dev environment (the file's `retry`), until it is left, or ends for good; the exit code."""
+    fleet, submission = place
+    transport = submission.transport
+    while True:
+        plan = await _start(launch, views, fleet, submission)
+        async with forwarded(transport, _local_ports(plan, options), note):
+            code = await dev.stay(plan, fleet, transport)
+        runs, _ = await fetch_runs(transport, [plan.nodes[0].name], plan.run_id)
+        if not await _again(launch, runs[0] if runs else None):
+            return code
+        dev.once_more()
+        views = await launch.look()
 
 
 async def _again(launch: Launch, status: RunStatus | None) -> bool:

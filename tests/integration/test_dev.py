@@ -213,6 +213,19 @@ def test_an_init_that_fails_is_the_exit_code(desk: Desk) -> None:
     assert not (desk.home / ".ssh/lambdactl/config").exists()
 
 
+def test_one_that_fails_is_tried_again(desk: Desk) -> None:
+    first = "test -e /tmp/tried || { touch /tmp/tried; echo in vain; exit 4; }"
+    desk.sandbox.exec("worker-0", "rm -f /tmp/tried")
+    done = desk.apply(desk.write("again", f"retry: true\ninit: ['{first}', 'echo at last']\n"), "-d")
+    assert done.rc == 0, done.err
+    assert done.out.splitlines()[:2] == ["in vain", "at last"]
+    assert "attempt 1 of again failed" in done.err
+    assert "again is up on worker-0." in done.err
+    assert desk.ssh("again", "echo inside").stdout == "inside\n"
+    assert desk.config.read_text().startswith("Include ")
+    assert desk.get("again")["attempt"] == 2
+
+
 def test_plain_ansible_brings_one_up(desk: Desk) -> None:
     path = desk.write("played", "init: ['echo from init']\n")
     play = ["-i", str(desk.sandbox.fleet_file), "-e", f"task_file={path}"]

@@ -163,6 +163,30 @@ def test_a_node_starts_a_scheduled_run_by_itself(desk: Desk) -> None:
     assert "nightly" not in desk.on("worker-0", left)
 
 
+def test_the_examples_of_instances_secrets_retry_and_profiles(desk: Desk) -> None:
+    fleet = ("--fleet", desk.sandbox.fleet_file, "-y")
+    done = desk.apply(EXAMPLES / "sandbox-pinned.dstack.yml")
+    assert (done.rc, done.out) == (0, "on worker-1\n"), done.err
+    missing = desk.apply(EXAMPLES / "sandbox-secrets.dstack.yml")
+    assert missing.rc == 2
+    assert "hub_token" in missing.err
+    assert desk.cli("secret", "set", "hub_token", stdin="canary-47").rc == 0
+    file = EXAMPLES / "sandbox-secrets.dstack.yml"
+    done = desk.cli("apply", "-f", file, *fleet, "--", "--epochs", "3", "two words")
+    assert desk.cli("secret", "delete", "hub_token").rc == 0
+    said = ["a token of 9 characters", "argument: --epochs", "argument: 3", "argument: two words"]
+    assert (done.rc, done.out.splitlines()) == (0, said), done.err
+    done = desk.apply(EXAMPLES / "sandbox-retry.dstack.yml")
+    assert (done.rc, done.out.splitlines()) == (0, ["step 1, then a crash", "step 2, from the checkpoint"]), done.err
+    done = desk.apply(EXAMPLES / "profiles/task.dstack.yml")
+    assert (done.rc, done.out) == (0, "profiled\n"), done.err
+    assert re.search(r"Max duration +10m", done.err)
+    named = desk.apply(EXAMPLES / "profiles/task.dstack.yml", "--profile", "overnight")
+    assert re.search(r"Max duration +12h", named.err), named.err
+    runs = json.loads(desk.cli("ps", "--json", "-a", *fleet[:2]).out)["runs"]
+    assert [run["tags"] for run in runs if run["name"] == "profiled"].count({"queue": "night"}) == 1
+
+
 def test_a_python_of_the_hosts_own_is_a_virtual_environment_or_one_sentence(desk: Desk) -> None:
     """Debian's Python 3.11 has no venv by itself; the sandbox' workers are Debian 12."""
     path = desk.task("name: own\npython: '3.11'\ninstances: [worker-0]\ncommands: [python -V, command -v python pip]\n")

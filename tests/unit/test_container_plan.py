@@ -79,6 +79,20 @@ def test_a_repository_below_a_home_that_no_shell_knows_is_refused() -> None:
         plan("image: a\nentrypoint: cat\nrepos: [{local_path: ., path: ~/x}]\ncommands: [x]\n")
 
 
+def test_the_example_of_a_utilization_policy_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs GPUs to run."""
+    example = Path(__file__).resolve().parents[2] / "examples/utilization-policy.dstack.yml"
+    text = example.read_text().partition("name: thrifty\n")[2]
+    gpus = [{**GPU, "index": index, "uuid": f"GPU-{index}"} for index in range(8)]
+    jobs = job_specs(plan(text, {name: view(name, gpus=gpus) for name in ("n0", "n1")}))
+    assert {name: job["utilization"] for name, job in jobs.items()} == {
+        name: {"min": 10, "window": 1800} for name in ("n0", "n1")
+    }
+    assert Job(jobs["n1"]).utilization is not None
+    with pytest.raises(CapacityError, match="n0 has no GPU, 8 wanted"):
+        plan(text)
+
+
 def test_a_login_takes_the_runs_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHO", "ann")
     auth = "registry_auth:\n  username: ${{ env.WHO }}\n  password: ${{ env.TOKEN }}\n"
