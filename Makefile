@@ -35,7 +35,7 @@ docs: ## the reference pages from the code, and docs/ as a site
 	@scripts/bootstrap unit
 	@scripts/docs
 
-bench: ## measure against the usual tools, and write docs/benchmarks.md (RUNS=5 samples; about 45 minutes)
+bench: ## measure against the usual tools, and write docs/benchmarks.md (RUNS=5 samples; about 35 minutes)
 	@RUNS=$(or $(RUNS),5) scripts/bench
 
 sandbox: ## bring the sandbox up, or repair it

@@ -8,6 +8,7 @@ import os
 import re
 
 from . import paths, programs
+from .docker_info import DockerInfo
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -72,7 +73,7 @@ def _info_argv(name: str, path: str) -> list[str]:
     return [path, "info", "--format", "{{json .}}" if name == "docker" else "json"]
 
 
-def _finish(name: str, path: str, program: programs.Program) -> Engine:
+def _finish(name: str, path: str, program: programs.Program | DockerInfo) -> Engine:
     problems: list[str] = []
     code, text = program.result(problems)
     start = text.find("{")
@@ -97,13 +98,30 @@ def _not_answering(name: str, why: str) -> str:
     return f"Podman is installed, but does not work ({said}); see: sudo podman info"
 
 
-def start_query() -> list[tuple[str, str, programs.Program]]:
+def _ask(name: str, path: str) -> programs.Program | DockerInfo:
+    socket = os.path.realpath(SOCKETS["docker"])
+    if name == "docker" and programs.is_binary(path) and "podman" not in socket and not _redirected():
+        return DockerInfo(socket, _info_argv(name, path))
+    return programs.Program(_info_argv(name, path))
+
+
+def _redirected() -> bool:
+    """Whether the docker command would ask another engine than the one at the usual socket."""
+    config = paths.read_json(os.path.expanduser("~/.docker/config.json"))
+    return (
+        "DOCKER_HOST" in os.environ
+        or "DOCKER_CONTEXT" in os.environ
+        or (isinstance(config, dict) and bool(config.get("currentContext")))
+    )
+
+
+def start_query() -> list[tuple[str, str, programs.Program | DockerInfo]]:
     """Ask every engine that is installed about itself."""
     found = [(name, programs.find(name)) for name in NAMES]
-    return [(name, path, programs.Program(_info_argv(name, path))) for name, path in found if path]
+    return [(name, path, _ask(name, path)) for name, path in found if path]
 
 
-def finish_query(query: list[tuple[str, str, programs.Program]]) -> list[Engine]:
+def finish_query(query: list[tuple[str, str, programs.Program | DockerInfo]]) -> list[Engine]:
     """The engines, Docker first."""
     return [_finish(*asked) for asked in query]
 

@@ -95,7 +95,7 @@ def _first_version(text: str) -> str | None:
 
 def _start_mpi() -> tuple[str, programs.Program] | None:
     path = programs.find("mpirun", *(folder for pattern in OPENMPI_FOLDERS for folder in sorted(glob.glob(pattern))))
-    return (path, programs.Program([path, "--version"])) if path else None
+    return (path, programs.Remembered([path, "--version"])) if path else None
 
 
 def _openmpi(started: tuple[str, programs.Program] | None, problems: list[str]) -> dict[str, Any] | None:
@@ -109,7 +109,7 @@ def _openmpi(started: tuple[str, programs.Program] | None, problems: list[str]) 
 
 def _start_nvcc() -> programs.Program | None:
     path = None if os.path.exists(CUDA_VERSION) else programs.find("nvcc", "/usr/local/cuda/bin")
-    return programs.Program([path, "--version"]) if path else None
+    return programs.Remembered([path, "--version"]) if path else None
 
 
 def _cuda(nvcc: programs.Program | None, problems: list[str]) -> str | None:

@@ -13,7 +13,7 @@ from . import paths
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from typing import IO
+    from typing import IO, Any
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT = 20.0
@@ -71,3 +71,43 @@ class Program:
                 code = None
         self._output.seek(0)
         return code, self._output.read(1 << 20).decode("utf-8", "replace")
+
+
+def is_binary(path: str) -> bool:
+    """Whether a program is compiled; a script may say something else when what it calls has changed."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return False
+
+
+def _state_of(path: str) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+class Remembered(Program):
+    """A program whose answer depends on nothing but its files: while these are as they were, it is started once."""
+
+    def __init__(self, argv: list[str], *files: str) -> None:
+        path = os.path.realpath(argv[0])
+        self._key: list[Any] = [argv, [[file, _state_of(file)] for file in (path, *files)]]
+        self._place = f"{paths.STATE}/{os.path.basename(argv[0])}.answer.json"
+        known = paths.read_json(self._place) if is_binary(path) else None
+        known = known if isinstance(known, dict) and known.get("key") == self._key else {}
+        self._known: str | None = known.get("answer")
+        if self._known is None:
+            super().__init__(argv)
+
+    def result(self, problems: list[str]) -> tuple[int | None, str]:
+        """See Program."""
+        if self._known is not None:
+            return 0, self._known
+        code, text = super().result(problems)
+        if code == 0 and is_binary(self._key[0][0]) and os.access(paths.STATE, os.W_OK):
+            paths.write_json(self._place, {"key": self._key, "answer": text})
+        return code, text

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHUNK = 1 << 20
+DPKG = "/var/lib/dpkg"
 
 
 def manifests() -> dict[str, dict[str, Any]]:
@@ -82,7 +83,18 @@ def start_package_query(found: dict[str, dict[str, Any]]) -> programs.Program | 
     if not packages or program is None:
         return None
     names = [name for name in packages if name[:1].isalnum()]
-    return programs.Program([program, "-W", "-f", "${db:Status-Status} ${Package}\\n", "--", *names])
+    argv = [program, "-W", "-f", "${db:Status-Status} ${Package}\\n", "--", *names]
+    if _dpkg_works_now():
+        return programs.Program(argv)
+    return programs.Remembered(argv, DPKG + "/status")
+
+
+def _dpkg_works_now() -> bool:
+    """Whether changes may be in dpkg's journal that are not in its status file yet."""
+    try:
+        return bool(os.listdir(DPKG + "/updates"))
+    except OSError:
+        return True
 
 
 def _drift(manifest: dict[str, Any], installed: set[str]) -> list[str]:

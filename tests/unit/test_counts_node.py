@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lambdactl.node.docker_info import DockerInfo
 from tests.unit.node_bed import PYTHONS, Bed, Node
 
 # Starts the runner as `python -I -S runner.pyz` does, and notes what it and its forks do; forks keep audit hooks.
@@ -119,3 +123,47 @@ def test_a_rank_is_one_program_and_few_forks(bed: Bed, tmp_path: Path, monkeypat
     for number in (0, 1):
         assert HEAVY & set(events(tmp_path / f"log{number}", "import")) <= {"ctypes", "shlex"}
         assert events(tmp_path / f"log{number}", "subprocess.Popen") == []
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="a program that only Debian and its children have")
+def test_the_packages_are_asked_for_once_while_dpkg_changes_nothing(bed: Bed, tmp_path: Path) -> None:
+    node = bed.nodes[0]
+    manifest = {"role": "openmpi", "digest": "d", "verify": [{"package": "dpkg"}]}
+    (node.state / "provisioned").mkdir(parents=True)
+    (node.state / "provisioned/openmpi.json").write_text(json.dumps(manifest))
+    line = json.dumps({"id": 1, "op": "probe", "roles": {"openmpi": "d"}}).encode() + b"\n"
+    asked = []
+    for number in range(2):
+        log = tmp_path / f"log{number}"
+        done = subprocess.run(spied(bed, node, log, "serve"), input=line, env=node.env, capture_output=True)
+        assert json.loads(done.stdout)["result"]["provisioned"]["openmpi"]["current"] is True
+        asked.append(sum("dpkg-query" in name for name in events(log, "subprocess.Popen")))
+    assert asked == [1, 0]
+
+
+def docker(folder: Path, answer: bytes | None) -> Path:
+    """A socket of which one connection gets this answer, or where nobody listens."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(folder / "docker.sock"))
+    if answer is not None:
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, server:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+    return folder / "docker.sock"
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.0 500 No\r\n\r\n{}", b'HTTP/1.0 200 OK\r\n\r\n{"cut"', b"junk"])
+def test_docker_is_asked_by_its_command_where_its_socket_gives_no_answer(tmp_path: Path, answer: bytes | None) -> None:
+    info = DockerInfo(str(docker(tmp_path, answer)), ["/bin/echo", "told by the command"])
+    assert info.result([]) == (0, "told by the command\n")
+
+
+def test_docker_is_asked_at_its_socket(tmp_path: Path) -> None:
+    path = docker(tmp_path, b'HTTP/1.0 200 OK\r\nServer: x\r\n\r\n{"ServerVersion": "27.0"}\n')
+    assert DockerInfo(str(path), ["/bin/false"]).result([]) == (0, '{"ServerVersion": "27.0"}\n')
