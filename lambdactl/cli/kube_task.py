@@ -18,6 +18,7 @@ from lambdactl.backends.kubernetes.changes import UNTOLD, Changes, watched
 from lambdactl.backends.kubernetes.control import clean_up
 from lambdactl.backends.kubernetes.nodes import look
 from lambdactl.backends.kubernetes.plan import KubePlan, make_plan, refuse_unsupported
+from lambdactl.backends.kubernetes.priorities import not_honoured, priority_class
 from lambdactl.backends.kubernetes.start import Starter, submit, take_back, taken_back_where_forbidden
 from lambdactl.backends.kubernetes.view import view_of
 from lambdactl.cli import delivery, kube_runs, waiting
@@ -182,7 +183,7 @@ async def plan_on(
                 except CapacityError as error:
                     problem = problem or error
                 else:
-                    return plan, client
+                    return await _with_priority(plan, client), client
             problem = problem or CapacityError(f"the fleet {backend.name} has no cluster.")
             if (left := deadline - time.monotonic()) <= 0:
                 raise problem
@@ -190,6 +191,14 @@ async def plan_on(
                 note(f"waiting for free nodes: {problem.message.partition('. Nothing was started')[0]}")
                 changes = await stack.enter_async_context(watched([client for _, client in backend.clients]))
             await changes.next(limit=min(left, UNTOLD))
+
+
+async def _with_priority(plan: KubePlan, client: Client) -> KubePlan:
+    if not (priority := plan.run.task.priority):
+        return plan
+    if (name := await priority_class(client, priority)) is None:
+        note(not_honoured(priority))
+    return replace(plan, run=replace(plan.run, priority_class=name))
 
 
 async def submit_run(client: Client, plan: KubePlan) -> KubeRef:

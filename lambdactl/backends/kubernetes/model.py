@@ -67,6 +67,7 @@ class KubeRun:
         keep: the objects are kept when the run has ended.
         content: the files and the repository that its ranks get before they start (delivery.py).
         attempt: of a run that is tried again: its number, and how those before it ended.
+        priority_class: the PriorityClass of its pods, for the file's `priority`.
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
         alone: it is a service's replica: one rank that waits for nobody.
         dev: what is to be known of a dev environment (lambdactl/run/dev.py); None for other runs.
@@ -92,6 +93,7 @@ class KubeRun:
     node_timeout: int = 120
     content: RunContent = field(default_factory=RunContent, repr=False)
     attempt: Mapping[str, Any] | None = None
+    priority_class: str | None = None
     alone: bool = False
     dev: Mapping[str, Any] | None = None
 

@@ -39,6 +39,8 @@ def _pod(run: KubeRun) -> dict[str, Any]:
         "containers": [_container(run)],
         "volumes": _volumes(run),
     }
+    if run.priority_class is not None:
+        spec["priorityClassName"] = run.priority_class
     if affinity := _affinity(run):
         spec["affinity"] = affinity
     spec["tolerations"] = _tolerations(run)

@@ -48,10 +48,24 @@ NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 JOBS = Resource("batch", "v1", "jobs", "Job")
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
 ACCESS_REVIEWS = Resource(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
 )
 
-ALL = (PODS, SERVICES, CONFIGMAPS, SECRETS, EVENTS, CLAIMS, QUOTAS, NODES, NAMESPACES, JOBS, DEPLOYMENTS)
+ALL = (
+    PODS,
+    SERVICES,
+    CONFIGMAPS,
+    SECRETS,
+    EVENTS,
+    CLAIMS,
+    QUOTAS,
+    NODES,
+    NAMESPACES,
+    JOBS,
+    DEPLOYMENTS,
+    PRIORITY_CLASSES,
+)
 BY_NAME = {resource.plural: resource for resource in (*ALL, ACCESS_REVIEWS)}
 BY_KIND = {resource.kind: resource for resource in ALL}

@@ -158,6 +158,7 @@ lambdactl_dir=$lambdactl_place
     id -g 2>/dev/null || echo 0
   fi
 } >"$lambdactl_run/places.new"
+if [ -n "$lambdactl_user" ]; then printf '%s' "$lambdactl_name" >"$lambdactl_run/user"; fi
 mv "$lambdactl_run/places.new" "$lambdactl_run/places" 2>/dev/null || cat "$lambdactl_run/places.new" >"$lambdactl_run/places"
 
 # --- SSH between the ranks: this rank's server; listening before anybody is told to go -----------------------------------

@@ -1,4 +1,12 @@
 # What sshd runs for every login to a rank: the environment of the rank's commands first, then what was asked for.
+# A login as root becomes the run's user first: a login as that user needs a shell and a password entry that many lack.
+if [ -s "$1/user" ] && [ "$(id -u)" = 0 ]; then
+  lambdactl_user=$(cat "$1/user")
+  if command -v setpriv >/dev/null 2>&1 && setpriv --help 2>/dev/null | grep -q init-groups; then
+    exec setpriv --reuid="$lambdactl_user" --regid="$(id -g "$lambdactl_user")" --init-groups /bin/sh "$0" "$1"
+  fi
+  exec su -s /bin/sh "$lambdactl_user" -c "exec /bin/sh '$0' '$1'"
+fi
 lambdactl_term=${TERM-}
 # shellcheck source=/dev/null
 . "$1/env"
