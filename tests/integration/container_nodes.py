@@ -131,7 +131,8 @@ class Nodes:
         wanted = "all" if gpus is None else gpus
         job["nodes"] = [{**place, "gpus": gpus or 0} for place in job["nodes"]]
         for rank in range(size):
-            self.call(on + rank, "reserve", run_id=run, run_name="it", owner="test", gpus=wanted, ttl=60)
+            mine = self.call(on + rank, "reserve", run_id=run, run_name="it", owner="test", gpus=wanted, ttl=60)
+            job["gpus"] = None if gpus is None else mine["gpus"]  # as a controller hands it on
         for rank in range(size):
             self.call(on + rank, "start", job={**job, "rank": rank})
         return run

@@ -495,7 +495,7 @@ def test_the_role_installs_what_is_missing_and_takes_exactly_that_away(nodes: No
 
 def test_an_engine_that_does_not_run_is_named_before_the_run(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
     task = tmp_path / "t.dstack.yml"
-    task.write_text("type: task\nname: two\nnodes: 2\nimage: bb:1\ncommands: [id]\n")
+    task.write_text("type: task\nname: two\nnodes: 3\nimage: bb:1\ncommands: [id]\n")
     nodes.sh(1, "systemctl stop docker docker.socket")
     try:
         done = cli("apply", "-f", task, "--fleet", nodes.sandbox.fleet_file, "-y", "--engine", "docker")
@@ -515,5 +515,6 @@ def test_a_teardown_takes_the_ingress_along(nodes: Nodes, cli: Cli) -> None:
     left = (
         "ls -d /etc/lambdactl* /run/lambdactl* /var/lib/lambdactl /opt/lambdactl /usr/sbin/haproxy /etc/systemd/system/"
     )
-    left += "*lambdactl* /etc/systemd/system/*/*lambdactl* 2>/dev/null; systemctl list-units --no-legend 'lambdactl*'"
+    left += "*lambdactl* /etc/systemd/system/*/*lambdactl* 2>/dev/null"
+    left += "; systemctl list-units --no-legend --type=service,timer 'lambdactl*'"
     assert nodes.sh(0, left, check=False) == ""
