@@ -111,6 +111,16 @@ class RunRecord:
     finished_at: float | None = None
 
 
+def _create(path: Path) -> None:
+    """Make the file when it is not there: it holds host names and facts, so it is private from the first byte.
+
+    A file that is there is not even opened: to close it would drop every lock that this process's other connections have
+    on it, and another process could then take their journal away (https://sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
 class State:
     """The state database; use it as a context manager.
 
@@ -121,8 +131,7 @@ class State:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or state_dir() / "state.db"
         try:
-            # The file holds host names and facts: private from the first byte.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            _create(self.path)
             self._db = sqlite3.connect(self.path, timeout=10)
             self._db.row_factory = sqlite3.Row
             version = self._db.execute("PRAGMA user_version").fetchone()[0]

@@ -1,0 +1,52 @@
+"""The state database: private, and whole when several connections of one process and of others use it at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lambdactl.state import RunRecord, State
+
+OPEN_AND_CLOSE = "import pathlib, sys; from lambdactl.state import State; State(pathlib.Path(sys.argv[1])).__exit__()"
+REMEMBER = """
+import pathlib, sys
+from lambdactl.state import RunRecord, State
+path, who = pathlib.Path(sys.argv[1]), sys.argv[2]
+for number in range(40):
+    with State(path) as outer, State(path) as inner:
+        inner.runs()
+        outer.remember_run(RunRecord(f"{who}-{number}", "train", "fleet", ("a",), 0.0, "running"))
+"""
+
+
+def elsewhere(code: str, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code, *words])
+
+
+def test_the_file_is_private(tmp_path: Path) -> None:
+    with State(tmp_path / "state.db"):
+        assert (tmp_path / "state.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_connection_takes_no_locks_away_from_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with State(path) as first:
+        first.runs()
+        with State(path):
+            pass
+        log = os.stat(f"{path}-wal").st_ino
+        assert elsewhere(OPEN_AND_CLOSE, str(path)).wait(60) == 0
+        assert os.stat(f"{path}-wal").st_ino == log  # the last one to leave removes it, and we are still here
+        first.remember_run(RunRecord("1", "train", "fleet", ("a",), 0.0, "running"))
+    with State(path) as again:
+        assert [run.run_id for run in again.runs()] == ["1"]
+
+
+def test_processes_with_several_connections_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    writers = [elsewhere(REMEMBER, str(path), str(number)) for number in range(4)]
+    assert [writer.wait(120) for writer in writers] == [0] * 4
+    with State(path) as state:
+        assert len(state.runs()) == 160
