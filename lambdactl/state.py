@@ -114,8 +114,8 @@ class RunRecord:
 def _create(path: Path) -> None:
     """Make the file when it is not there: it holds host names and facts, so it is private from the first byte.
 
-    A file that is there is not even opened: to close it would drop every lock that this process's other connections have
-    on it, and another process could then take their journal away (https://sqlite.org/howtocorrupt.html, section 2.2).
+    A file that is there is not even opened: to close it would drop every lock that this process's other connections
+    have on it, and another process could then take their journal away (https://sqlite.org/howtocorrupt.html, 2.2).
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

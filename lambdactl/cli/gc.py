@@ -78,7 +78,7 @@ async def _gc(option: str | None, older_than: str | None, *, dry_run: bool, yes:
     for problem in silent:
         note(f"not looked at: {problem}")
     if not found:
-        note("nothing is left over.")
+        note("nothing is left over." if not silent else "nothing is left over elsewhere.")
     elif not dry_run and confirm(f"Remove {len(found)} of them?" if len(found) > 1 else "Remove it?", yes=yes):
         for item in found:
             await item.remove()
