@@ -67,7 +67,8 @@ def test_an_ide_uses_it_until_it_is_stopped(desk: Desk) -> None:
         assert run("ssh", *ssh, "devbox", "cat /tmp/file") == "carried\n"
         run("ssh", *ssh, "devbox", "nohup python3 -m http.server 8123 >/dev/null 2>&1 </dev/null & sleep 1")
         assert "200 OK" in until(lambda: asked(port))
-        status = json.loads(desk.run("run", "get", "devbox", "--json").stdout)
+        # The pod counts its connections every two seconds.
+        status = until(lambda: (seen := status_of(desk))["dev"]["sessions"] and seen)
         assert (status["dev"]["sessions"], status["dev"]["directory"], status["state"]) == (1, "/root", "running")
         assert "runs from another file" in again(desk, "ide: vscode", "ide: zed", rc=3)
         assert "inactivity_duration is 1h00m now" in again(desk, "inactivity_duration: 2h", "inactivity_duration: 1h")
@@ -77,6 +78,10 @@ def test_an_ide_uses_it_until_it_is_stopped(desk: Desk) -> None:
     desk.run("stop", "devbox", "-y")
     assert "Host devbox" not in config.read_text()
     assert not (desk.folder / ".ssh" / "config").exists()
+
+
+def status_of(desk: Desk) -> Any:
+    return json.loads(desk.run("run", "get", "devbox", "--json").stdout)
 
 
 def again(desk: Desk, old: str, new: str, rc: int = 0) -> str:
