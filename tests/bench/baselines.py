@@ -8,6 +8,7 @@ inventory give to anybody who runs ansible-playbook on them.
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,11 @@ def parallel_openssh(meter: Meter, place: Place) -> Sample:
         logins = [shlex.join(ssh.node_argv(fleet, host, place.stamp, batch=True)) for host in fleet.hosts]
     disconnect(meter, place)
     script = "\n".join([f"{opening} || exit 1", *(f"{login} &" for login in logins), "wait"])
-    sample = meter.run(["/bin/sh", "-c", script], env=place.env, check=False)
+    # From a file: one argument may have 128 KB (Linux's MAX_ARG_STRLEN), and 256 logins are longer.
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        sample = meter.run(["/bin/sh", file.name], env=place.env, check=False)
     return until_last(place, sample, len(logins))
 
 
