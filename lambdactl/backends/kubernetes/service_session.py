@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.run.service_control import ServiceStatus
 
 from . import labels
-from .errors import APIError
-from .resources import DEPLOYMENTS, EVENTS, PODS, Resource
+from .resources import DEPLOYMENTS, EVENTS, PODS
 from .service_view import status_of
-from .watching import DELETED, SYNCED
+from .watched import Watch, Watched
+from .watching import DELETED
 
 if TYPE_CHECKING:
     from .client import Client
@@ -21,18 +20,15 @@ if TYPE_CHECKING:
 _SAID = {"Pulling": "pulls its image", "Pulled": "has its image"}
 
 
-class ServiceSession:
+class ServiceSession(Watched):
     """What is known of one service; `deployment` is None once it is gone."""
 
     def __init__(self, client: Client, name: str) -> None:
-        self.client = client
+        super().__init__(client)
         self.name = name
         self.deployment: dict[str, Any] | None = None
         self.pods: dict[str, dict[str, Any]] = {}
         self.remarks: dict[str, str] = {}
-        self._changed = asyncio.Event()
-        self._synced = {DEPLOYMENTS: asyncio.Event(), PODS: asyncio.Event()}
-        self._failure: APIError | None = None
 
     @property
     def status(self) -> ServiceStatus | None:
@@ -40,39 +36,6 @@ class ServiceSession:
         if self.deployment is None:
             return None
         return status_of(self.deployment, self.pods.values(), self.remarks, cluster=self.client.target.name)
-
-    async def change(self, *, timeout: float) -> None:
-        """Wait for the next change, at most `timeout` seconds.
-
-        Raises:
-            APIError: a watch has failed for good.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
-        if self._failure is not None:
-            raise self._failure
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _watch(self, resource: Resource, take: Callable[[str, dict[str, Any]], None], **chosen: str) -> None:
-        try:
-            async for event in self.client.watch(
-                resource, labels=chosen.get("labels", ""), fields=chosen.get("fields", "")
-            ):
-                if event.type == SYNCED:
-                    if resource in self._synced:
-                        self._synced[resource].set()
-                else:
-                    take(event.type, event.object)
-                self._wake()
-        except APIError as error:
-            self._failure = error
-            for synced in self._synced.values():
-                synced.set()
-            self._wake()
 
     def _take_deployment(self, kind: str, item: dict[str, Any]) -> None:
         self.deployment = None if kind == DELETED else item
@@ -106,18 +69,10 @@ async def open_service(client: Client, name: str) -> AsyncIterator[ServiceSessio
         APIError: the API refuses, or cannot be reached.
     """
     session = ServiceSession(client, name)
-    tasks = [
-        asyncio.create_task(session._watch(DEPLOYMENTS, session._take_deployment, fields=f"metadata.name={name}")),
-        asyncio.create_task(session._watch(PODS, session._take_pod, labels=f"{labels.SERVICE}={name}")),
-        asyncio.create_task(session._watch(EVENTS, session._take_event, fields="involvedObject.kind=Pod")),
+    watches = [
+        Watch(DEPLOYMENTS, session._take_deployment, fields=f"metadata.name={name}", first=True),
+        Watch(PODS, session._take_pod, labels=f"{labels.SERVICE}={name}", first=True),
+        Watch(EVENTS, session._take_event, fields="involvedObject.kind=Pod"),
     ]
-    try:
-        for synced in session._synced.values():
-            await synced.wait()
-        if session._failure is not None:
-            raise session._failure
+    async with session.watching(watches):
         yield session
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,9 +12,10 @@ from . import labels
 from .client import Client
 from .errors import APIError, explain_event
 from .podstate import rank_of
-from .resources import EVENTS, JOBS, PODS, Resource
+from .resources import EVENTS, JOBS, PODS
 from .view import RunView
-from .watching import DELETED, SYNCED
+from .watched import Watch, Watched
+from .watching import DELETED
 
 # Events that say what a rank waits for, in our words; other warnings are shown as they are.
 _PROGRESS = {
@@ -27,18 +28,15 @@ _NOTHING_NEW = frozenset(
 )
 
 
-class RunSession:
+class RunSession(Watched):
     """A run that is watched; `view` is always what was heard last."""
 
     def __init__(self, client: Client, run_id: str, job_name: str) -> None:
-        self.client = client
+        super().__init__(client)
         self.run_id = run_id
         self.job_name = job_name
         self.view = RunView()
         self.refusal: APIError | None = None
-        self._changed = asyncio.Event()
-        self._synced = {"job": asyncio.Event(), "pods": asyncio.Event()}
-        self._failure: BaseException | None = None
 
     async def until(self, condition: Callable[[RunView], Any], *, timeout: float | None = None) -> bool:
         """Wait until the view meets a condition; False when `timeout` seconds were not enough.
@@ -52,42 +50,6 @@ class RunSession:
                     await self._next_change()
                 return True
         return False
-
-    async def change(self, *, timeout: float) -> None:
-        """Wait for the next change, at most `timeout` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._next_change()
-
-    async def _next_change(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        await self._changed.wait()
-        if self._failure is not None:
-            raise self._failure
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _watch(
-        self, resource: Resource, take: Callable[[str, dict[str, Any]], None], *, fields: str = ""
-    ) -> None:
-        chosen = "" if resource is EVENTS else f"{labels.RUN_ID}={self.run_id}"
-        synced = self._synced.get({"jobs": "job", "pods": "pods"}.get(resource.plural, ""))
-        try:
-            async for event in self.client.watch(resource, labels=chosen, fields=fields):
-                if event.type == SYNCED:
-                    if synced is not None:
-                        synced.set()
-                else:
-                    take(event.type, event.object)
-                self._wake()
-        except APIError as error:
-            self._failure = error
-            for one in self._synced.values():
-                one.set()
-            self._wake()
 
     def _take_job(self, kind: str, job: dict[str, Any]) -> None:
         if kind == DELETED:
@@ -128,26 +90,16 @@ async def open_session(client: Client, run_id: str, job_name: str) -> AsyncItera
         APIError: the API refuses, or cannot be reached.
     """
     session = RunSession(client, run_id, job_name)
-    tasks = [
-        asyncio.create_task(session._watch(JOBS, session._take_job)),
-        asyncio.create_task(session._watch(PODS, session._take_pod)),
-        asyncio.create_task(session._watch(EVENTS, session._take_event, fields="involvedObject.kind=Pod")),
-        asyncio.create_task(
-            session._watch(
-                EVENTS, session._take_event, fields=f"involvedObject.kind=Job,involvedObject.name={job_name}"
-            )
-        ),
+    run = f"{labels.RUN_ID}={run_id}"
+    of_job = f"involvedObject.kind=Job,involvedObject.name={job_name}"
+    watches = [
+        Watch(JOBS, session._take_job, labels=run, first=True),
+        Watch(PODS, session._take_pod, labels=run, first=True),
+        Watch(EVENTS, session._take_event, fields="involvedObject.kind=Pod"),
+        Watch(EVENTS, session._take_event, fields=of_job),
     ]
-    try:
-        for event in session._synced.values():
-            await event.wait()
-        if session._failure is not None:
-            raise session._failure
+    async with session.watching(watches):
         yield session
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _trimmed(pod: dict[str, Any]) -> dict[str, Any]:
