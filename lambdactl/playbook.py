@@ -208,7 +208,7 @@ def run_playbook(
 def preload() -> None:
     """Import what running a playbook needs (0.15 s); for a thread, while something else is waited for."""
     with contextlib.suppress(ImportError):  # whoever needs it will say so
-        import ansible_runner  # noqa: F401
+        import ansible_runner  # noqa: F401 (whether it is there)
 
 
 def _run(folder: Path, events: _Events, cancel: threading.Event, **arguments: Any) -> int:

@@ -90,7 +90,7 @@ class Submission:
         """
         if self._begun is None:
             await self.begin()
-        assert self._begun is not None  # noqa: S101
+        assert self._begun is not None  # noqa: S101 (begin() comes first)
         running, plan_file = self._begun
         try:
             write_plan_file(plan, plan_file)

@@ -56,7 +56,7 @@ class Hop:
             raise SpecError(
                 f"The environment variable {name}, which holds the path of {self.hostname}'s key, is not set."
             )
-        return os.path.expanduser(os.environ[name])  # noqa: PTH111
+        return os.path.expanduser(os.environ[name])  # noqa: PTH111 (text of an environment, not yet a path)
 
 
 @dataclass(frozen=True, slots=True)

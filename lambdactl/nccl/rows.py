@@ -12,7 +12,7 @@ TYPES = {
     "float16": 2, "float": 4, "float32": 4, "double": 8, "float64": 8, "bfloat16": 2, "f8e4m3": 1, "f8e5m2": 1,
     "fp8_e4m3": 1, "fp8_e5m2": 1, "float8e4m3": 1, "float8e5m2": 1,
 }  # fmt: skip
-_START = re.compile(r"\s*(?:#\s*)?(\d{1,18})\s+(\d{1,18})\s+(%s)(?=\s)" % "|".join(TYPES))  # noqa: UP031
+_START = re.compile(r"\s*(?:#\s*)?(\d{1,18})\s+(\d{1,18})\s+(%s)(?=\s)" % "|".join(TYPES))  # noqa: UP031 (braces are the pattern's)
 _REDOP = re.compile(r"[a-z]{3,8}\Z")
 _PLAIN = r"-?\d{1,30}(?:\.\d{0,30})?(?:e[+-]?\d{1,3})?"
 _NUMBER = re.compile(rf"{_PLAIN}\Z", re.IGNORECASE)
@@ -92,7 +92,7 @@ def _half(tokens: list[str]) -> Half | None:
 def number(value: object) -> float | None:
     """A finite, not negative number out of a token or a JSON value, else None."""
     try:
-        result = float(value)  # type: ignore[arg-type]
+        result = float(value)  # type: ignore[arg-type]  # TypeError is caught
     except (TypeError, ValueError, OverflowError):
         return None
     return result if math.isfinite(result) and result >= 0 else None

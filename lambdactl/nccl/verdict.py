@@ -20,7 +20,7 @@ from lambdactl.nccl.participation import Participation, participation
 class Status(StrEnum):
     """The outcome."""
 
-    PASS = "PASS"  # noqa: S105
+    PASS = "PASS"  # noqa: S105 (a verdict, no password)
     WARN = "WARN"
     FAIL = "FAIL"
     NONE = "no verdict"

@@ -41,7 +41,7 @@ def listen(run: str) -> socket.socket:
             os.unlink(address)
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         server.bind(address)
-        os.chmod(address, 0o666)  # noqa: S103
+        os.chmod(address, 0o666)  # noqa: S103 (who connects is asked of the kernel)
         server.listen(128)
     finally:
         os.close(folder)

@@ -26,7 +26,7 @@ class Cron:
         if len(fields) != len(FIELDS):
             raise NodeError("bad-request", f"schedule: {str(text)[:80]!r} is no cron expression of five fields")
         try:
-            sets = [_expand(field, *bounds) for field, bounds in zip(fields, FIELDS)]  # noqa: B905 (Python 3.8)
+            sets = [_expand(field, *bounds) for field, bounds in zip(fields, FIELDS)]
         except ValueError:
             raise NodeError("bad-request", f"schedule: {str(text)[:80]!r} is no valid cron expression") from None
         self.minutes, self.hours, self.days, self.months, self.weekdays = sets

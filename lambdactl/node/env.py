@@ -33,7 +33,7 @@ def hostfile(ips: list[str], slots: list[int]) -> str:
         raise ValueError(f"gpus_per_node length {len(slots)} != job_ips length {len(ips)}")
     if not all(ips):
         return ""
-    return "".join(f"{ip} slots={count}\n" if count else f"{ip}\n" for ip, count in zip(ips, slots))  # noqa: B905 (Python 3.8)
+    return "".join(f"{ip} slots={count}\n" if count else f"{ip}\n" for ip, count in zip(ips, slots))
 
 
 def hostfile_path(run: str) -> str:
@@ -64,7 +64,7 @@ def job_id(run: str, rank: int) -> str:
         from _sha1 import sha1  # type: ignore[import-not-found]  # as hashlib does, but without loading OpenSSL (4 ms)
     except ImportError:
         from hashlib import sha1
-    number = bytearray(sha1(bytes.fromhex(run.replace("-", "")) + str(rank).encode()).digest()[:16])  # noqa: S324
+    number = bytearray(sha1(bytes.fromhex(run.replace("-", "")) + str(rank).encode()).digest()[:16])  # noqa: S324 (RFC 4122 uuid5, no security)
     number[6], number[8] = number[6] & 0x0F | 0x50, number[8] & 0x3F | 0x80
     text = number.hex()
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

@@ -172,13 +172,13 @@ class _Session:
 
     def send(self, request: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
-            assert self._process.stdin is not None  # noqa: S101
+            assert self._process.stdin is not None  # noqa: S101 (a pipe)
             self._process.stdin.write(json.dumps({"id": 1, **request}).encode() + b"\n")
             self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
         """The result; {"error": sentence} when it was refused or the node does not answer."""
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101 (a pipe)
         for line in self._process.stdout:
             if line.startswith(b"{"):
                 reply = as_object(json.loads(line))
@@ -188,12 +188,12 @@ class _Session:
         return {"error": f"{self.node.name} does not answer: {self._words()}"}
 
     def _words(self) -> str:
-        assert self._process.stderr is not None  # noqa: S101
+        assert self._process.stderr is not None  # noqa: S101 (a pipe)
         return " ".join(self._process.stderr.read(4096).decode("utf-8", "replace").split())[-300:] or "no reason given"
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            assert self._process.stdin is not None  # noqa: S101
+            assert self._process.stdin is not None  # noqa: S101 (a pipe)
             self._process.stdin.close()
         try:
             self._process.wait(5)
@@ -209,7 +209,7 @@ def _peer_argv(node: Node) -> list[str]:
 
 
 def _ask(sessions: list[_Session], requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for session, request in zip(sessions, requests):  # noqa: B905 (Python 3.8)
+    for session, request in zip(sessions, requests):
         session.send(request)
     return [session.answer() for session in sessions]
 
@@ -240,7 +240,7 @@ def _start(sessions: list[_Session], value: dict[str, Any], identifier: str, now
     problem = next((answer["error"] for answer in reserved if "error" in answer), None)
     if problem is None:
         own = {"run_id": identifier, "submitted_at": now}
-        started = [{**job, **own, **answer} for job, answer in zip(value["jobs"], reserved)]  # noqa: B905 (Python 3.8)
+        started = [{**job, **own, **answer} for job, answer in zip(value["jobs"], reserved)]
         answers = _ask(sessions, [{"op": "start", "job": job} for job in started])
         problem = next((answer["error"] for answer in answers if "error" in answer), None)
         if problem is not None:
@@ -261,7 +261,7 @@ def _bring(sessions: list[_Session], job: dict[str, Any]) -> str | None:
     except FileNotFoundError:
         return "the run's files are not in this node's store any more; apply the file again"
     answers = _ask(sessions, [{"op": "have", "blobs": sizes}] * len(sessions))
-    for session, answer in zip(sessions[1:], answers[1:]):  # noqa: B905 (Python 3.8)
+    for session, answer in zip(sessions[1:], answers[1:]):
         if "error" in answer:
             return str(answer["error"])
         if answer.get("missing"):

@@ -81,7 +81,7 @@ class Session:
                 self._read(until)
 
     def _read(self, until: float) -> None:
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101 (a pipe)
         descriptor = self._process.stdout.fileno()
         if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
             raise LinkDown(f"no answer for {PATIENCE:g} s")
@@ -92,7 +92,7 @@ class Session:
 
     def _words(self) -> str:
         """What the process said before it ended."""
-        assert self._process.stderr is not None  # noqa: S101
+        assert self._process.stderr is not None  # noqa: S101 (a pipe)
         descriptor = self._process.stderr.fileno()
         text = b""
         while select.select([descriptor], [], [], 0.2)[0]:

@@ -165,7 +165,7 @@ def servers_state(text: str) -> dict[int, Place]:
         values = line.split()
         if line.startswith("#") or len(values) < len(names) or len(values) < 10:
             continue
-        row = dict(zip(names, values))  # noqa: B905 (Python 3.8)
+        row = dict(zip(names, values))
         slot = row.get("srv_name", "")
         if not slot.startswith("r") or not slot[1:].isdigit():
             continue
@@ -181,7 +181,7 @@ def connections(text: str, name: str) -> dict[int, int]:
     names = lines[0].lstrip("# ").split(",") if lines else []
     found = {}
     for line in lines[1:]:
-        row = dict(zip(names, line.split(",")))  # noqa: B905 (Python 3.8)
+        row = dict(zip(names, line.split(",")))
         server = row.get("svname", "")
         if row.get("pxname") == f"service-{name}" and server.startswith("r") and server[1:].isdigit():
             found[int(server[1:])] = int(row.get("scur") or 0)

@@ -34,7 +34,7 @@ class Compiled:
         if name not in self._modules:
             return None
         package = name in ("lambdactl", "lambdactl.node")
-        return ModuleSpec(name, self, origin=f"{self.archive}/{name}", is_package=package)  # type: ignore[arg-type]
+        return ModuleSpec(name, self, origin=f"{self.archive}/{name}", is_package=package)  # type: ignore[arg-type]  # a finder is its loader
 
     def create_module(self, spec: ModuleSpec) -> None:
         """See importlib.abc.Loader."""
@@ -43,7 +43,7 @@ class Compiled:
     def exec_module(self, module: "ModuleType") -> None:
         """See importlib.abc.Loader."""
         code: CodeType = marshal.loads(self._modules[module.__name__])  # noqa: S302 (see `use_compiled`)
-        exec(code, module.__dict__)  # noqa: S102
+        exec(code, module.__dict__)  # noqa: S102 (our own modules)
 
 
 def use_compiled(archive: str) -> None:
@@ -56,7 +56,7 @@ def use_compiled(archive: str) -> None:
             status = os.fstat(file.fileno())
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
                 return
-            modules = marshal.load(file)  # noqa: S302
+            modules = marshal.load(file)  # noqa: S302 (root's file)
     except (OSError, ValueError, EOFError, TypeError):
         return
     sys.meta_path.insert(0, Compiled(archive, modules))

@@ -130,7 +130,7 @@ def send(node: Node, wanted: list[str], on_answer: Callable[[str], None] = lambd
         environment["HOME"] = find_user("root").home
     pipe = subprocess.PIPE
     process = subprocess.Popen(_command(node), stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 (pipes)
     words: list[bytes] = []
     threads = [
         threading.Thread(target=_feed, args=(process.stdin, wanted), daemon=True),

@@ -201,11 +201,12 @@ async def ask(
 
 def _answer(name: str, outcome: Completed | Failure) -> Mapping[str, Any] | Problem:
     """The facts in a host's answer, or why there are none."""
-    rc = getattr(outcome, "rc", None)
-    if rc is None:
-        return Problem(name, outcome.kind, outcome.message, outcome.remedy)  # type: ignore[union-attr]
-    stdout: bytes = outcome.stdout  # type: ignore[union-attr]
-    stderr = outcome.stderr.decode(errors="replace")  # type: ignore[union-attr]
+    from lambdactl.transport.api import Failure
+
+    if isinstance(outcome, Failure):
+        return Problem(name, outcome.kind, outcome.message, outcome.remedy)
+    rc, stdout = outcome.rc, outcome.stdout
+    stderr = outcome.stderr.decode(errors="replace")
     if rc == _NO_PYTHON:
         return _explained(name, "no-python", "python3: not found")
     if rc == _NO_SUDO:

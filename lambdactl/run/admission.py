@@ -81,7 +81,7 @@ async def _at_once(
     kept: dict[str, str] = {}
     for attempt in range(_ATTEMPTS):
         if attempt:  # another controller was faster: let it go on, and look again
-            await asyncio.sleep(random.uniform(0.1, 0.4) * attempt)  # noqa: S311
+            await asyncio.sleep(random.uniform(0.1, 0.4) * attempt)  # noqa: S311 (jitter)
             views = await look()
         plan = make(views, kept)
         problems = await reserve(plan.run_id, plan.run_name, plan.owner, job_specs(plan), transport)

@@ -275,7 +275,7 @@ def join_commands(commands: Sequence[str]) -> str:
 def random_name() -> str:
     """A run name such as quick-heron-7."""
     # Not a secret: only has to be easy to say.
-    return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}-{random.randint(1, 99)}"  # noqa: S311
+    return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}-{random.randint(1, 99)}"  # noqa: S311 (a name)
 
 
 def owner() -> str:

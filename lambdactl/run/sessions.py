@@ -50,7 +50,7 @@ class ServeSessions:
     ) -> None:
         self._channels.clear()
 
-    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:  # noqa: A002
+    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:
         """See lambdactl.transport.api.Runner."""
         return (await self.fan_out({name: (command, input)}, timeout=timeout))[name]
 
@@ -59,7 +59,7 @@ class ServeSessions:
         commands: Commands,
         *,
         names: Sequence[str] | None = None,
-        input: bytes = b"",  # noqa: A002
+        input: bytes = b"",
         timeout: float | None = None,
         on_result: OnResult | None = None,
     ) -> dict[str, Outcome]:

@@ -142,7 +142,7 @@ async def _reserve(
         if not refusals or not only_crossed or attempt == _ATTEMPTS - 1:
             break
         await call_all(transport, same(jobs, op="release", run_id=run_id))
-        await asyncio.sleep(random.uniform(0.1, 0.4) * (attempt + 1))  # noqa: S311
+        await asyncio.sleep(random.uniform(0.1, 0.4) * (attempt + 1))  # noqa: S311 (jitter)
     return answers
 
 

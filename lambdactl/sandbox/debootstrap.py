@@ -98,7 +98,7 @@ def make(progress: Progress) -> None:
         )
     progress(f"making the base image: debootstrap {what.suite} from {what.mirror}")
     # Not in /tmp: it may be a small tmpfs, or mounted without devices, which debootstrap refuses.
-    scratch = "/var/tmp"  # noqa: S108
+    scratch = "/var/tmp"  # noqa: S108 (mkdtemp makes the folder)
     with tempfile.TemporaryDirectory(prefix="lambdactl-debootstrap-", dir=scratch, ignore_cleanup_errors=True) as top:
         root = Path(top) / "root"
         try:

@@ -117,7 +117,7 @@ class Runner(Protocol):
         """Connect to these hosts (default: all); those that are connected stay so. Never raises for a host."""
         ...
 
-    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:  # noqa: A002
+    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:
         """Run one command on one host, connecting first where needed."""
         ...
 
@@ -126,7 +126,7 @@ class Runner(Protocol):
         commands: Commands,
         *,
         names: Sequence[str] | None = None,
-        input: bytes = b"",  # noqa: A002
+        input: bytes = b"",
         timeout: float | None = None,
         on_result: OnResult | None = None,
     ) -> dict[str, Outcome]:
@@ -168,7 +168,7 @@ def plan_commands(
     commands: Commands,
     names: Sequence[str] | None,
     everyone: Sequence[str],
-    input: bytes,  # noqa: A002
+    input: bytes,
 ) -> dict[str, tuple[str, bytes]]:
     """Spell out who runs what: {name: (command, input)}, in the order given."""
     if isinstance(commands, str):

@@ -83,7 +83,7 @@ class BaseTransport(ABC):
 
         return await gather_all({name: one(name) for name in (self._hosts if names is None else names)})
 
-    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:  # noqa: A002
+    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:
         self._forget_failures()
         return await self._run(name, command, input, timeout)
 
@@ -92,7 +92,7 @@ class BaseTransport(ABC):
         commands: Commands,
         *,
         names: Sequence[str] | None = None,
-        input: bytes = b"",  # noqa: A002
+        input: bytes = b"",
         timeout: float | None = None,
         on_result: OnResult | None = None,
     ) -> dict[str, Outcome]:

@@ -68,7 +68,7 @@ async def serve_broker(transport: Runner, socket_path: str | Path) -> AsyncItera
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101
+        assert task is not None  # noqa: S101 (inside of a coroutine)
         active.add(task)
         try:
             await _serve_one(transport, reader, writer)
@@ -180,7 +180,7 @@ class BrokerTransport:
         request = {"op": "connect", "names": _listed(names)}
         return cast(dict[str, Failure | None], await self._request(request, b"", cast(_OnAny, on_result)))
 
-    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:  # noqa: A002
+    async def run(self, name: str, command: str, *, input: bytes = b"", timeout: float | None = None) -> Outcome:
         return (await self.fan_out({name: (command, input)}, timeout=timeout))[name]
 
     async def fan_out(
@@ -188,7 +188,7 @@ class BrokerTransport:
         commands: Commands,
         *,
         names: Sequence[str] | None = None,
-        input: bytes = b"",  # noqa: A002
+        input: bytes = b"",
         timeout: float | None = None,
         on_result: OnResult | None = None,
     ) -> dict[str, Outcome]:

@@ -257,7 +257,7 @@ class _Listener:
 
 async def _said_ready(process: Process) -> bool:
     """Whether the master reports that its command runs; what the shell's own files print before does not count."""
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdout is not None  # noqa: S101 (a pipe)
     while line := await process.stdout.readline():
         if line.strip() == READY:
             return True

@@ -20,7 +20,7 @@ class ProcessChannel:
         lost: Callable[[bytes], Awaitable[Failure | None]],
         ended: Callable[[], Awaitable[None]],
     ) -> None:
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 (pipes)
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout

@@ -57,7 +57,7 @@ async def output_of(argv: Sequence[str]) -> tuple[int, bytes, bytes]:
 
 async def collect(process: Process, data: bytes = b"") -> tuple[int, bytes, bytes]:
     """Feed a process, and return (exit status, stdout, stderr). Raises OutputTooBig."""
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 (pipes)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(feed(process.stdin, data))
@@ -126,7 +126,7 @@ def kill(process: Process) -> None:
     only when the pipes are closed too. asyncio has no public way to close them.
     """
     send_signal(process, signal.SIGKILL)
-    process._transport.close()  # type: ignore[attr-defined]
+    process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way
 
 
 async def reap(process: Process) -> None:

@@ -27,6 +27,6 @@ def import_asyncssh() -> None:
     usual: Callable[[str], str | None] = ctypes.util.find_library
     names["find_library"] = names.get("_findSoname_ldconfig", usual)  # CPython's own first look, on Linux
     try:
-        import asyncssh  # noqa: F401
+        import asyncssh  # noqa: F401 (for its side effect)
     finally:
         names["find_library"] = usual

@@ -67,7 +67,7 @@ async def execute(
         refused = await asyncio.shield(submitting)
         if refused:
             return Outcome(name, None, None, refused, (), time.monotonic() - started, addresses)
-        output = LogOutput([0], stream=_Nowhere(), watch=watch.feed)  # type: ignore[arg-type]
+        output = LogOutput([0], stream=_Nowhere(), watch=watch.feed)  # type: ignore[arg-type]  # only write is used
         await Follower(transport, plan.run_id, hosts, output, show=[0]).run()
         status = await wait_ended(transport, plan.run_id, hosts.values(), patience=_END_PATIENCE)
     except BaseException:

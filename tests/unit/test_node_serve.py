@@ -161,13 +161,14 @@ def test_gpus_are_shared_by_number(gpus: Node) -> None:
 
 
 def test_reservations_expire_and_do_not_survive_a_reboot(gpus: Node) -> None:
-    reserve(gpus, "all", ttl=0.2)
+    everything = list(range(8))
+    assert reserve(gpus, "all", ttl=0.2) == everything
     time.sleep(0.3)
-    reserve(gpus, "all", ttl=3600)
+    assert reserve(gpus, "all", ttl=3600) == everything
     gpus.close()
     gpus._serve = None
     gpus.env["LAMBDACTL_BOOT"] = "next"
-    reserve(gpus, "all")
+    assert reserve(gpus, "all") == everything
 
 
 def test_a_job_with_some_gpus_sees_only_these(bed: Bed, gpus: Node) -> None:

@@ -83,7 +83,9 @@ def test_who_cannot_use_the_node_now_holds_nobody_back(node: Node) -> None:
     later = time.time() + 100
     for fields in ({"want": None}, {"holds": False}, {"not_before": later}):
         wait(node, "waits", run="00000000-0000-4000-8000-000000000001", **fields)
-        node.call("release", run_id=reserve(node, "passes"))
+        passed = reserve(node, "passes")
+        assert names(node) == ["waits"]
+        node.call("release", run_id=passed)
 
 
 def test_a_run_that_is_over_in_time_passes_before(node: Node) -> None:

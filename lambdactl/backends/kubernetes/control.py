@@ -84,7 +84,7 @@ async def lose(session: RunSession, rank: int, message: str) -> None:
     view = session.view
     uid = str(((view.job or {}).get("metadata") or {}).get("uid"))
     why = {"reason": "node-unreachable", "message": message, "state": "failed"}
-    await stop(session.client, session.job_name, uid, rank=rank, **why)  # type: ignore[arg-type]
+    await stop(session.client, session.job_name, uid, rank=rank, **why)  # type: ignore[arg-type]  # the words of `why` are stop's own
     pod = view.pods[rank]["metadata"]
     await session.client.delete(PODS, pod["name"], grace=0, uid=pod["uid"])
 

@@ -39,11 +39,11 @@ apt: {description: Whether packages can be installed by apt., type: bool, return
 paths: {description: Folders of engines' state that exist., type: list, elements: str, returned: always}
 """
 
-import glob  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
+import glob
+import json
+import os
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 TOOLKIT = ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
 STATE = (

@@ -45,13 +45,13 @@ removed: {description: Packages that were (or would be) removed., type: list, re
 kept: {description: Packages that stay since something else needs them by now., type: list, returned: state=absent}
 """
 
-import glob  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import time  # noqa: E402
+import glob
+import os
+import re
+import time
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.lambdactl_manifests import MANIFESTS, Manifest  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lambdactl_manifests import MANIFESTS, Manifest
 
 LOCKED = re.compile(r"could not get lock|unable to lock|unable to acquire the dpkg", re.IGNORECASE)
 NETWORK = re.compile(r"failed to fetch|could not resolve|temporary failure|connection (timed out|failed)", re.I)

@@ -56,10 +56,10 @@ packages_added: {description: Packages that the role had added., type: list, ret
 paths_removed: {description: Paths that were removed., type: list, returned: state=absent}
 """
 
-import os  # noqa: E402
+import os
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.lambdactl_manifests import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lambdactl_manifests import (
     Manifest,
     present_paths,
     remove_path,

@@ -41,12 +41,12 @@ cpus: {description: CPUs that this process may use., type: int, returned: always
 existing: {description: Where /opt/nccl-tests/build holds a built test., type: str, returned: always}
 """
 
-import glob  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import shutil  # noqa: E402
+import glob
+import os
+import re
+import shutil
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 NCCL_TESTS = "/opt/nccl-tests/build/all_reduce_perf"
 

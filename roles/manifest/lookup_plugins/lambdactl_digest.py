@@ -30,14 +30,14 @@ RETURN = r"""
 _raw: {description: The digest., type: list, elements: str}
 """
 
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import sys
+from pathlib import Path
 
-from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible.plugins.lookup import LookupBase
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))  # a checkout where lambdactl is not installed
 
-from lambdactl.provision.roles import Peer, node_ssh_digest, role_digest, role_inputs  # noqa: E402
+from lambdactl.provision.roles import Peer, node_ssh_digest, role_digest, role_inputs
 
 
 class LookupModule(LookupBase):

@@ -39,15 +39,15 @@ group: {description: The user's group., type: str, returned: always}
 accepts_env: {description: Whether sshd lets LC_LAMBDACTL_RUN through., type: bool, returned: always}
 """
 
-import glob  # noqa: E402
-import grp  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import pwd  # noqa: E402
-import re  # noqa: E402
-import socket  # noqa: E402
+import glob
+import grp
+import json
+import os
+import pwd
+import re
+import socket
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 RUNNER = "/opt/lambdactl/runner.pyz"
 NODES = "/etc/lambdactl/nodes.json"

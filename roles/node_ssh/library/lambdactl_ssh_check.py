@@ -35,11 +35,11 @@ RETURN = r"""
 checked: {description: Names of the peers that were tried., type: list, returned: always}
 """
 
-import os  # noqa: E402
-import pwd  # noqa: E402
-import subprocess  # noqa: E402
+import os
+import pwd
+import subprocess
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 
 def command(user, address, timeout):

@@ -23,17 +23,17 @@ RETURN = r"""
 _raw: {description: The path or the checksum., type: list, elements: str}
 """
 
-import os  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import os
+import sys
+from pathlib import Path
 
-from ansible import constants  # noqa: E402
-from ansible.errors import AnsibleError  # noqa: E402
-from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible import constants
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))  # a checkout where lambdactl is not installed
 
-from lambdactl import content  # noqa: E402
+from lambdactl import content
 
 
 class LookupModule(LookupBase):

@@ -337,6 +337,7 @@ def test_a_server_that_has_just_started_refuses_what_it_allows_a_moment_later(
         await client.create(PODS, pod("late"))
         await until(lambda: "late" in seen)
         watching.cancel()
+        assert "late" in seen
 
     run(limited(cluster, tmp_path), work)
 

@@ -136,6 +136,7 @@ def test_what_a_job_owns_goes_with_it(cluster: FakeCluster) -> None:
     metadata = {"name": "c", "ownerReferences": [owner]}
     cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
     cluster.rank("j", 0).run()
+    assert {key[0] for key in cluster.store.objects} >= {"jobs", "pods", "configmaps"}
     cluster.remove(JOBS, "j", propagationPolicy="Background")
     cluster.wait(lambda: not [key for key in cluster.store.objects if key[0] in ("jobs", "pods", "configmaps")])
 
