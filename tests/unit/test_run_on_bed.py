@@ -157,10 +157,12 @@ def test_a_log_is_complete_although_connections_are_cut(tmp_path: Path) -> None:
 
 def test_two_controllers_never_share_a_node(bed: GangBed) -> None:
     fleet = bed.load()
+    planned = asyncio.Barrier(4)  # all have seen three free nodes before the first of them asks for any
 
     async def attempt(wanted: spec.TaskSpec, name: str) -> dict[str, object]:
         async with open_transport(fleet) as transport:
             plan = await plan_for(transport, wanted, name=name)
+            await planned.wait()
             return await submit(plan.run_id, plan.run_name, plan.owner, job_specs(plan), transport)
 
     async def body() -> list[dict[str, object]]:
