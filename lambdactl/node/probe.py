@@ -125,7 +125,7 @@ def _runner(*, recorded: bool) -> str | None:
     if not os.path.exists(paths.RUNNER):
         return None
     text = paths.read_text(paths.OPT + "/runner.sha256").strip() if recorded else ""
-    return text or provisioned.sha256(paths.RUNNER)
+    return text or provisioned.known_sha256(paths.RUNNER)
 
 
 def probe(wanted: dict[str, Any], without: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT = 20.0
+MAX_WRAPPER, MAX_WRAPPERS = 4096, 3  # bytes that a wrapper is read of; wrappers around wrappers
 
 
 def find(name: str, *directories: str) -> str | None:
@@ -82,22 +83,47 @@ def is_binary(path: str) -> bool:
         return False
 
 
-def _state_of(path: str) -> list[int]:
+def behind(path: str) -> list[str]:
+    """The files that decide what a program says: its own, and what a wrapper that does nothing but `exec` executes.
+
+    Empty where that is not known, because the program is a script that may do anything.
+    """
+    files = [os.path.realpath(path)]
+    while not is_binary(files[-1]):
+        target = _executed_by(files[-1])
+        if target is None or len(files) > MAX_WRAPPERS:
+            return []
+        files.append(os.path.realpath(target))
+    return files
+
+
+def _executed_by(path: str) -> str | None:
+    """The program of a shell script whose only command is `exec /its/path "$@"`."""
+    lines = [line.strip() for line in paths.read_text(path)[:MAX_WRAPPER].splitlines() if line.strip()]
+    commands = [line for line in lines[1:] if not line.startswith("#")]
+    words = commands[0].split() if len(commands) == 1 and lines[0].startswith("#!") else []
+    plain = len(words) == 3 and words[1].startswith("/") and not set(words[1]) & set("$`\\\"';&|<>()*?")
+    return words[1] if plain and words[0] == "exec" and words[2] == '"$@"' else None
+
+
+def state_of(path: str) -> list[int]:
+    """What changes with a file, also where its time is put back; empty when there is none."""
     try:
         status = os.stat(path)
     except OSError:
         return []
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 class Remembered(Program):
     """A program whose answer depends on nothing but its files: while these are as they were, it is started once."""
 
     def __init__(self, argv: list[str], *files: str) -> None:
-        path = os.path.realpath(argv[0])
-        self._key: list[Any] = [argv, [[file, _state_of(file)] for file in (path, *files)]]
+        own = behind(argv[0])
+        self._lasts = bool(own)
+        self._key: list[Any] = [argv, [[file, state_of(file)] for file in (*own, *files)]]
         self._place = f"{paths.STATE}/{os.path.basename(argv[0])}.answer.json"
-        known = paths.read_json(self._place) if is_binary(path) else None
+        known = paths.read_json(self._place) if self._lasts else None
         known = known if isinstance(known, dict) and known.get("key") == self._key else {}
         self._known: str | None = known.get("answer")
         if self._known is None:
@@ -108,6 +134,6 @@ class Remembered(Program):
         if self._known is not None:
             return 0, self._known
         code, text = super().result(problems)
-        if code == 0 and is_binary(self._key[0][0]) and os.access(paths.STATE, os.W_OK):
+        if code == 0 and self._lasts and os.access(paths.STATE, os.W_OK):
             paths.write_json(self._place, {"key": self._key, "answer": text})
         return code, text

@@ -6,6 +6,7 @@ Verify items: {"path", "sha256"?, "mode"?}, {"package"}, {"line", "in"}, {"absen
 from __future__ import annotations
 
 import os
+import time
 
 from . import paths, programs
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 DPKG = "/var/lib/dpkg"
+DIGESTS = paths.STATE + "/digests.answer.json"
+SETTLED = 2.0
+MOST_DIGESTS = 200
 
 
 def manifests() -> dict[str, dict[str, Any]]:
@@ -43,11 +47,25 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def known_sha256(path: str) -> str:
+    """Hex digest of a file, computed once while the file is as it was; both digests of the runner are asked for."""
+    known = paths.read_json(DIGESTS)
+    known = known if isinstance(known, dict) else {}
+    state = programs.state_of(path)
+    if path in known and known[path][:-1] == state:
+        return str(known[path][-1])
+    digest = sha256(path)
+    # A file that was changed within a tick of the clock may change once more without another time.
+    if state and time.time() - max(state[-2:]) / 1e9 > SETTLED and os.access(paths.STATE, os.W_OK):
+        paths.write_json(DIGESTS, {**dict(list(known.items())[-MOST_DIGESTS:]), path: [*state, digest]})
+    return digest
+
+
 def _verify_path(item: dict[str, Any]) -> str | None:
     path = paths.ROOT + str(item["path"])
     try:
         mode = os.stat(path).st_mode & 0o7777
-        if item.get("sha256") and sha256(path) != item["sha256"]:
+        if item.get("sha256") and known_sha256(path) != item["sha256"]:
             return f"{item['path']} was changed"
     except OSError as error:
         return f"{item['path']}: {error.strerror}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lambdactl.node import programs, provisioned
 from lambdactl.node.docker_info import DockerInfo
 from tests.unit.node_bed import PYTHONS, Bed, Node
 
@@ -167,3 +169,48 @@ def test_docker_is_asked_by_its_command_where_its_socket_gives_no_answer(tmp_pat
 def test_docker_is_asked_at_its_socket(tmp_path: Path) -> None:
     path = docker(tmp_path, b'HTTP/1.0 200 OK\r\nServer: x\r\n\r\n{"ServerVersion": "27.0"}\n')
     assert DockerInfo(str(path), ["/bin/false"]).result([]) == (0, '{"ServerVersion": "27.0"}\n')
+
+
+@pytest.mark.parametrize(
+    ("script", "lasts"),
+    [
+        ('#!/bin/sh\nexec /usr/bin/env "$@"\n', True),
+        ('#!/bin/sh\n# a comment\n\nexec /usr/bin/env "$@"\n', True),
+        ('#!/bin/sh\nX=1\nexec /usr/bin/env "$@"\n', False),
+        ('#!/bin/sh\nexec $TOOL/env "$@"\n', False),
+        ('#!/bin/sh\nexec env "$@"\n', False),
+        ("echo hello\n", False),
+    ],
+)
+def test_a_wrapper_that_only_executes_is_as_good_as_its_program(tmp_path: Path, script: str, *, lasts: bool) -> None:
+    wrapper = tmp_path / "nvcc"
+    wrapper.write_text(script)
+    env = str(Path("/usr/bin/env").resolve())
+    assert programs.behind(str(wrapper)) == ([str(wrapper.resolve()), env] if lasts else [])
+
+
+def test_a_wrapper_around_itself_is_no_end(tmp_path: Path) -> None:
+    wrapper = tmp_path / "nvcc"
+    wrapper.write_text(f'#!/bin/sh\nexec {wrapper} "$@"\n')
+    assert programs.behind(str(wrapper)) == []
+
+
+def test_an_installed_file_is_read_once_while_it_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provisioned, "DIGESTS", str(tmp_path / "digests.json"))
+    monkeypatch.setattr(provisioned.paths, "STATE", str(tmp_path))
+    file = tmp_path / "runner.pyz"
+    file.write_bytes(b"one")
+    read: list[str] = []
+    whole = provisioned.sha256
+    monkeypatch.setattr(provisioned, "sha256", lambda path: read.append(path) or whole(path))
+    fresh = provisioned.known_sha256(str(file))
+    assert not (tmp_path / "digests.json").exists()  # it was written a moment ago, and may be once more
+    monkeypatch.setattr(provisioned, "SETTLED", -1.0)
+    assert {provisioned.known_sha256(str(file)) for _ in range(3)} == {fresh}
+    assert len(read) == 2
+    before = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # who puts the time back is seen all the same
+    assert provisioned.known_sha256(str(file)) != fresh
+    with pytest.raises(FileNotFoundError):
+        provisioned.known_sha256(str(tmp_path / "none"))
