@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.cli.console import err, note, size
+from lambdactl.errors import SpecError
 from lambdactl.run.content import RunContent, collect
 from lambdactl.run.deliver import Progress, deliver
 
@@ -53,6 +54,20 @@ async def deliver_content(transport: Transport, places: Sequence[Mapping[str, An
         note("the nodes have every file already.")
 
 
+async def check_volume(client: Client, run: KubeRun) -> None:
+    """See that the files volume of a run that brings something is there.
+
+    Raises:
+        SpecError: it is not, or pods cannot share it.
+    """
+    if run.files_volume is None or not run.content.blobs:
+        return
+    from lambdactl.backends.kubernetes.filesvolume import claim_problem
+
+    if (problem := await claim_problem(client, run.files_volume)) is not None:
+        raise SpecError(f"'files_volume': {problem}.", filename=client.target.origin)
+
+
 def bring_to_ranks(run: KubeRun) -> Bring | None:
     """What brings it to a run's pods on Kubernetes; None where there is nothing to bring."""
     if not run.content.blobs:
@@ -61,8 +76,11 @@ def bring_to_ranks(run: KubeRun) -> Bring | None:
 
     async def bring(client: Client, pods: list[str]) -> None:
         with _Display() as display:
-            done = await to_pods(client, pods, run.content, run.image, on_progress=display.show)
-        note(f"sent {size(done.sent)}.")
+            done = await to_pods(
+                client, pods, run.content, run.image, files=run.files_volume, on_progress=display.show, notify=note
+            )
+        passed = f", {size(done.passed_on)} from rank to rank" if done.passed_on else ""
+        note(f"sent {size(done.sent)}{passed}." if done.total else "the files volume has every file already.")
 
     return bring
 

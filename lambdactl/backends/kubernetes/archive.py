@@ -1,10 +1,14 @@
 """What a run brings along as tar archives, one a tree, made piece by piece from the trees' manifests and blobs.
 
 Any image with a tar can unpack them; GNU's format is what GNU tar, busybox and bsdtar have in common for long names.
+A piece ends where the files' names say so, not at a fixed size: a changed file changes its own piece, and all others
+are what they were, so that a store which names them by their sha256 has them already.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import tarfile
 from bisect import bisect_right
@@ -14,9 +18,11 @@ from itertools import accumulate
 from typing import Any
 
 from lambdactl.run.content import RunContent
-from lambdactl.run.tree import Blob, Span, Tree
+from lambdactl.run.tree import PACK, PACK_CUT, SMALL, Blob, Span, Tree
 
-_BLOCK, _RECORD = 512, 10240
+PIECE = 16 << 20
+"""Bytes of the largest piece."""
+_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +63,71 @@ def _entries(tree: Tree) -> list[dict[str, Any]]:
     return list(json.loads(data)["entries"])
 
 
-def archive(item: Item, *, uid: int, gid: int) -> Iterator[bytes]:
-    """The tar archive, owned by that user; nothing of it is held in memory.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of an archive's bytes; all pieces of a tree in their order are the archive.
+
+    Attributes:
+        name: ``NUMBER``, or ``INDEX.NUMBER`` of several trees.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> Piece:
+        """A piece's description."""
+        return cls(name, len(data), hashlib.sha256(data).hexdigest())
+
+    @property
+    def line(self) -> str:
+        """As the script reads it."""
+        return f"{self.name} {self.size} {self.sha256}\n"
+
+
+def archive(item: Item) -> Iterator[tuple[Piece, bytes]]:
+    """The tar archive in pieces, owned by root; only one of them is held in memory.
 
     Raises:
         LambdactlError: a file was changed since it was looked at.
     """
-    size = 0
+    for number, data in enumerate(_cut(item)):
+        yield Piece.of(f"{number:08}", data), data
+
+
+def _cut(item: Item) -> Iterator[bytes]:
+    held = bytearray()
     for entry in _entries(item.tree):
         if not entry["path"] and entry.get("dir"):
             continue  # the place itself, which may be there already
-        info = _header(entry, item, uid, gid)
-        header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-        size += len(header)
-        yield header
+        info = _header(entry, item)
+        large = info.size >= SMALL
+        if large and held:
+            yield bytes(held)
+            held.clear()
+        held += info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
         for data in _contents(item.tree, entry):
-            size += len(data)
-            yield data
-        if rest := -size % _BLOCK:
-            size += rest
-            yield bytes(rest)
-    yield bytes(2 * _BLOCK + -(size + 2 * _BLOCK) % _RECORD)
+            held += data
+            while len(held) > PIECE:
+                yield bytes(held[:PIECE])
+                del held[:PIECE]
+        held += bytes(-info.size % _BLOCK)
+        if large or len(held) >= PACK or _ends(entry["path"]):
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+    yield bytes(2 * _BLOCK)
 
 
-def _header(entry: dict[str, Any], item: Item, uid: int, gid: int) -> tarfile.TarInfo:
+def _ends(path: str) -> bool:
+    """Whether a piece ends after this file: one in so many, by its name alone."""
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") % PACK_CUT == 0
+
+
+def _header(entry: dict[str, Any], item: Item) -> tarfile.TarInfo:
     info = tarfile.TarInfo(entry["path"] or item.name)
-    info.uid, info.gid = uid, gid
     info.mode, info.mtime = int(entry.get("mode") or 0o755) & 0o777, int(entry.get("mtime") or 0)
     if "link" in entry:
         info.type, info.linkname = tarfile.SYMTYPE, str(entry["link"])
@@ -112,19 +157,20 @@ def _part(blob: Blob, offset: int, length: int) -> Iterator[bytes]:
         offset, length, index = offset + take, length - take, index + 1
 
 
-def pieces(data: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The same bytes in pieces of that size; the last one may be smaller."""
-    held: list[bytes] = []
-    amount = 0
-    for part in data:
-        held.append(part)
-        amount += len(part)
-        while amount >= size:
-            whole = b"".join(held)
-            yield whole[:size]
-            held, amount = [whole[size:]], len(whole) - size
-    if amount:
-        yield b"".join(held)
+LIST = "list"
+"""The file in a bundle that says what the others are."""
+
+
+def bundle(pieces: Sequence[tuple[Piece, bytes]]) -> bytes:
+    """Pieces on their way, as a tar of them and of their list (container/receive.sh, `parts`)."""
+    made = io.BytesIO()
+    lines = "".join(piece.line for piece, _ in pieces).encode()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in [(LIST, lines), *((piece.name, data) for piece, data in pieces)]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return made.getvalue()
 
 
 def listing(found: Sequence[Item]) -> str:

@@ -12,6 +12,7 @@ from lambdactl.errors import EXIT_CAPACITY, EXIT_FAILED, EXIT_OK, EXIT_UNREACHAB
 
 from .client import open_client
 from .errors import RBAC_FILE, APIError, Forbidden, NamespaceMissing
+from .filesvolume import claim_problem
 from .labels import GPU_PRODUCT, MANAGED_BY, MANAGER, POD_SECURITY
 from .nodes import ClusterView, KubeNode, find_rdma, look
 from .resources import NAMESPACES, PODS
@@ -107,6 +108,7 @@ async def check(target: Target) -> Checked:
                 _rdma(view, result)
                 _jump(view, result)
             await _policy(client, result)
+            await _files_volume(client, result)
             await _extensions(client, result)
     except LambdactlError as error:
         result.failed("reachability", error)
@@ -316,6 +318,22 @@ def probe_pod(context: dict[str, Any]) -> dict[str, Any]:
             "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}],
         },
     }
+
+
+async def _files_volume(client: Client, result: Checked) -> None:
+    files = result.target.files_volume
+    if files is None:
+        return
+    try:
+        problem = await claim_problem(client, files)
+    except APIError as error:
+        result.failed("files volume", error)
+        return
+    if problem is not None:
+        wrong, _, remedy = problem.partition("; ")
+        result.add("files volume", FAIL, wrong, f"{remedy} ({result.target.origin}).", EXIT_USAGE)
+    else:
+        result.add("files volume", PASS, f"the claim {files.claim} is there, and nodes can share it")
 
 
 async def _extensions(client: Client, result: Checked) -> None:

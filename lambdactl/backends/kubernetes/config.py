@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lambdactl.errors import SpecError
 
 from .kubeconfig import Kubeconfig, read_kubeconfig
-from .settings import BackendSettings, JumpAddress, read_settings
+from .settings import BackendSettings, FilesVolume, JumpAddress, read_settings
 
 if TYPE_CHECKING:
     from lambdactl.spec import FleetSpec
@@ -33,6 +33,7 @@ class Target:
         image: the image of runs that name none.
         jump_image: the jump pod's image.
         queue: Kueue's LocalQueue.
+        files_volume: where the files of runs stay.
         origin: the file that this comes from, for messages.
         notes: what the user should know about it, one sentence each.
     """
@@ -46,6 +47,7 @@ class Target:
     image: str | None = None
     jump_image: str | None = None
     queue: str | None = None
+    files_volume: FilesVolume | None = None
     origin: str = ""
     notes: tuple[str, ...] = ()
 
@@ -185,6 +187,7 @@ def _target(
         image=settings.image,
         jump_image=settings.jump_image,
         queue=settings.queue,
+        files_volume=settings.files_volume,
         origin=settings.filename,
         notes=notes,
     )

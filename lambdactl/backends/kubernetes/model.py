@@ -19,6 +19,8 @@ from . import labels
 if TYPE_CHECKING:
     from lambdactl.spec import TaskSpec
 
+    from .settings import FilesVolume
+
 # Annotations. The first two are the kubelet's to deliver into the containers (see container/entrypoint.sh).
 PEERS = "lambdactl.dev/peers"
 GO = "lambdactl.dev/go"
@@ -66,6 +68,7 @@ class KubeRun:
         submitted_at: seconds since the epoch.
         keep: the objects are kept when the run has ended.
         content: the files and the repository that its ranks get before they start (delivery.py).
+        files_volume: the volume through which they get them, where there is one.
         attempt: of a run that is tried again: its number, and how those before it ended.
         priority_class: the PriorityClass of its pods, for the file's `priority`.
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
@@ -92,6 +95,7 @@ class KubeRun:
     keep: bool = False
     node_timeout: int = 120
     content: RunContent = field(default_factory=RunContent, repr=False)
+    files_volume: FilesVolume | None = None
     attempt: Mapping[str, Any] | None = None
     priority_class: str | None = None
     alone: bool = False

@@ -112,6 +112,7 @@ def make_plan(
         keep=keep,
         node_timeout=int(overrides.node_timeout),
         content=content or RunContent(),
+        files_volume=target.files_volume,
     )
     return KubePlan(run, tuple(fitting[: task.nodes]), excluded, target)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lambdactl.spec import Range
 
-from . import labels
+from . import filesvolume, labels
 from .model import GO, INACTIVITY, PEERS, PRESENT, KubeRun
 from .payload import BASE, env_name, files_name, keys_name, numbered_user, registry_name
 
@@ -164,6 +164,8 @@ def _volumes(run: KubeRun) -> list[dict[str, Any]]:
         )
     if run.content.blobs:
         volumes.append({"name": "lambdactl-data", "emptyDir": {}})
+        if run.files_volume is not None:
+            volumes.append(filesvolume.volume(run.files_volume))
     if (shm := _shared_memory(run)) is not None:
         volumes.append({"name": "shm", "emptyDir": shm})
     for index, mount in enumerate(run.task.volumes):
@@ -193,6 +195,8 @@ def _mounts(run: KubeRun) -> list[dict[str, Any]]:
         mounts.append({"name": "lambdactl-keys", "mountPath": f"{BASE}/keys", "readOnly": True})
     if run.content.blobs:
         mounts.append({"name": "lambdactl-data", "mountPath": f"{BASE}/data"})
+        if run.files_volume is not None:
+            mounts.append(filesvolume.mount())
     if _shared_memory(run) is not None:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - the place that programs look for it
     mounts += [{"name": f"volume-{index}", "mountPath": mount.path} for index, mount in enumerate(run.task.volumes)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .resources import (
+    CLAIMS,
     CONFIGMAPS,
     DEPLOYMENTS,
     EVENTS,
@@ -61,6 +62,7 @@ RIGHTS: tuple[Right, ...] = (
     Right(EVENTS, ("list", "watch"), "say why a pod does not start"),
     Right(JOBS, ("get", "list", "watch", "create", "delete", "patch"), "run tasks"),
     Right(SERVICES, ("get", "list", "create", "delete", "patch"), "give ranks their names"),
+    Right(CLAIMS, ("get",), "see the files volume", optional=True),
     Right(CONFIGMAPS, ("get", "list", "create", "delete"), "hand a run to its ranks"),
     Right(SECRETS, ("get", "list", "create", "update", "delete"), "hand keys and registry logins to ranks"),
     Right(

@@ -8,6 +8,7 @@ keys of ours. Source of the rules: dstack's reference page of ``server/config.ym
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,19 @@ from yaml.nodes import MappingNode, Node, SequenceNode
 from lambdactl.errors import SpecError
 from lambdactl.spec.engine import At, ListOf, Struct, key
 from lambdactl.spec.fields import PORT, TEXT
-from lambdactl.spec.kinds import Choice, Read, Text
+from lambdactl.spec.kinds import Choice, Duration, Read, Text
 from lambdactl.spec.nodes import Problem, compose, describe, entries, is_null, nearest, show
+from lambdactl.spec.resources import SIZE
 
 _CONTEXT = Text(r"[^\x00-\x1f\x7f]+", "the name of a context of the kubeconfig", label="context")
 _NAMESPACE = Text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a namespace: lower-case letters, digits and '-'")
 _HOSTNAME = Text(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]{0,254}", "a host name or an IP address, without user or port")
 _RESOURCE = Text(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", "a resource of nodes such as rdma/rdma_shared_device_a")
 _IMAGE = Text(r"[^\s\x00-\x1f\x7f]+", "a container image")
+_CLAIM_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_CLAIM = Text(_CLAIM_NAME.pattern, "the name of a PersistentVolumeClaim", label="claim")
+UNUSED = 14 * 86400
+"""Seconds after which what nobody has used goes from the files volume, as from SSH hosts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,30 @@ _CONTEXT_KIND = Struct(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesVolume:
+    """A volume that all pods can write, where the files of runs stay (filestore.py)."""
+
+    claim: str = key(_CLAIM, "The PersistentVolumeClaim, which can be mounted by many nodes.", required=True)
+    unused: int = key(
+        Duration(least=3600), "What nobody has used for so long goes.", default=UNUSED, default_text="14d"
+    )
+    size: float | None = key(SIZE, "What is above it goes, the least used first.", default_text="no limit")
+
+
+def _claim(text: str) -> dict[str, str]:
+    if not _CLAIM_NAME.fullmatch(text):
+        raise ValueError("must be the name of a PersistentVolumeClaim, or a mapping with `claim`")
+    return {"claim": text}
+
+
+_FILES_VOLUME = Struct(
+    FilesVolume,
+    "files_volume",
+    shorthand=Read(_claim, "claim", "the name of a claim, or a mapping", {"type": "string"}),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KubeconfigSettings:
     """The kubeconfig, as a file or as text."""
 
@@ -79,7 +109,7 @@ def _distinct(contexts: Sequence[ContextSettings], node: SequenceNode) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSettings:
-    """``type: kubernetes``. The last four keys are ours."""
+    """``type: kubernetes``. The last five keys are ours."""
 
     type: str = key(Choice("kubernetes"), "The backend.", required=True)
     kubeconfig: KubeconfigSettings | None = key(
@@ -96,6 +126,9 @@ class BackendSettings:
     image: str | None = key(_IMAGE, "Image of runs whose file names none.", ours=True)
     jump_image: str | None = key(_IMAGE, "Image of the jump pod (needs sshd).", ours=True)
     queue: str | None = key(TEXT, "Kueue's LocalQueue that runs are handed to.", default_text="none", ours=True)
+    files_volume: FilesVolume | None = key(
+        _FILES_VOLUME, "Where the files of runs stay, by their contents.", default_text="none", ours=True
+    )
     filename: str = ""
     line: int = 0
 

@@ -222,6 +222,12 @@ class FakeCluster:
 
         return self.call(make)
 
+    def claim(self, name: str, mode: str = "ReadWriteMany", phase: str = "Bound", namespace: str = "default") -> Object:
+        """A PersistentVolumeClaim; in the process mode, a folder that the pods of all nodes see."""
+        spec = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": ""}
+        item = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+        return self.put(item, namespace, status={"phase": phase})
+
     def _extra(self, item: Object) -> Resource:
         group, _, version = item["apiVersion"].rpartition("/")
         resource = Resource(group, version, item["kind"].lower() + "s", item["kind"])

@@ -60,6 +60,11 @@ def prepare_volumes(store: Store, pod: Object, folder: Path, node_folder: Path) 
             downward.write(pod, volume, path)
         elif "hostPath" in volume:
             found.paths[volume["name"]] = _host_path(volume["hostPath"], node_folder, volume["name"])
+        elif "persistentVolumeClaim" in volume:
+            # Of all nodes: below the folder that theirs are in.
+            claim = f"{pod['metadata']['namespace']}-{volume['persistentVolumeClaim']['claimName']}"
+            found.paths[volume["name"]] = node_folder.parent.parent / "claims" / claim
+            found.paths[volume["name"]].mkdir(parents=True, exist_ok=True)
         else:
             raise NotYet(f'MountVolume.SetUp failed for volume "{volume["name"]}" : the fake has no such volumes')
     return found

@@ -29,7 +29,8 @@ class Scheduler:
 
     def _place(self, pod: Object) -> bool:
         nodes = self.store.all("nodes")
-        reasons = {node["metadata"]["name"]: self._reasons(pod, node) for node in nodes}
+        claim = self._claim(pod)
+        reasons = {node["metadata"]["name"]: [claim] if claim else self._reasons(pod, node) for node in nodes}
         fitting = [name for name, why in reasons.items() if not why]
         if fitting:
             load = Counter(p["spec"].get("nodeName") for p in self.store.all("pods"))
@@ -44,6 +45,8 @@ class Scheduler:
         message = f"0/{len(nodes)} nodes are available: {text}. " if nodes else "no nodes available to schedule pods. "
         none = f"{len(nodes)} No preemption victims found for incoming pod."
         message += f"preemption: 0/{len(nodes)} nodes are available: {none}"
+        if claim and nodes:
+            message = f"0/{len(nodes)} nodes are available: {claim}. not found"
         before = next((c for c in pod["status"].get("conditions") or [] if c["type"] == "PodScheduled"), None)
         if before is not None and before.get("message") == message:
             return False
@@ -51,6 +54,18 @@ class Scheduler:
         self.store.update("pods", pod)
         self.events.tell(pod, "FailedScheduling", message, "default-scheduler", warning=True)
         return True
+
+    def _claim(self, pod: Object) -> str | None:
+        """What keeps a volume of the pod from being had, in the words of Kubernetes 1.36."""
+        for volume in pod["spec"].get("volumes") or []:
+            if "persistentVolumeClaim" in volume:
+                name = volume["persistentVolumeClaim"]["claimName"]
+                claim = self.store.find("persistentvolumeclaims", pod["metadata"]["namespace"], name)
+                if claim is None:
+                    return f'persistentvolumeclaim "{name}" not found'
+                if (claim.get("status") or {}).get("phase") != "Bound":
+                    return "pod has unbound immediate PersistentVolumeClaims"
+        return None
 
     def _reasons(self, pod: Object, node: Object) -> list[str]:
         spec = pod["spec"]

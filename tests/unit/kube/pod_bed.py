@@ -50,6 +50,7 @@ class Pod:
     def __init__(
         self, run: KubeRun, rank: int, ip: str, *, shell: Sequence[str] = ("sh",), terminal: bool = True,
         environ: Mapping[str, str] | None = None, wrapper: Sequence[str] = (),
+        before: Mapping[str, str | Path] | None = None,
     ) -> None:  # fmt: skip
         self.base = Path(tempfile.mkdtemp(prefix="pod-"))
         self.rank, self.ip = rank, ip
@@ -58,6 +59,11 @@ class Pod:
             (self.base / folder).mkdir()
         for name, text in config_map(run, OWNER)["data"].items():
             (self.base / "bin" / name).write_text(text)
+        for name, what in (before or {}).items():
+            if isinstance(what, Path):
+                (self.base / name).symlink_to(what)
+            else:
+                (self.base / name).write_text(what)
         env = {"PATH": os.environ["PATH"], "HOME": str(self.base / "home"), "LAMBDACTL_DIR": str(self.base)}
         env |= {"LAMBDACTL_RANK": str(rank), "LAMBDACTL_NODE_IP": ip}
         env |= {"LAMBDACTL_MESSAGE_FILE": str(self.base / "message")}
@@ -128,6 +134,13 @@ class Pod:
         deadline = time.monotonic() + PATIENCE
         while text not in self.text():
             assert time.monotonic() < deadline, f"no {text!r} in: {self.text()}"
+            time.sleep(0.02)
+
+    def until_file(self, name: str) -> None:
+        """Wait until there is a file below run/."""
+        deadline = time.monotonic() + PATIENCE
+        while not (self.base / "run" / name).exists():
+            assert time.monotonic() < deadline, f"no {name}: {self.text()}"
             time.sleep(0.02)
 
     def file(self, name: str) -> str:

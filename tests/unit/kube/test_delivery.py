@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from lambdactl.backends.kubernetes import delivery
-from lambdactl.backends.kubernetes.archive import archive, items, pieces
+from lambdactl.backends.kubernetes import archive as archives
+from lambdactl.backends.kubernetes import delivery, receiver
+from lambdactl.backends.kubernetes.archive import archive, items
 from lambdactl.backends.kubernetes.errors import Unavailable
 from lambdactl.backends.kubernetes.payload import container_file
 from lambdactl.backends.kubernetes.sockets import Completed
@@ -61,6 +62,7 @@ class Ranks:
         self.trouble: Callable[[str, bytes], bytes] = lambda _word, data: data
         self.path = os.environ["PATH"]
         self.calls: list[str] = []
+        self.bundles: list[bytes] = []
         listing = delivery.items(content)
         from lambdactl.backends.kubernetes.archive import listing as lines
 
@@ -74,6 +76,8 @@ class Ranks:
 
     async def exec(self, pod: str, command: list[str], *, stdin: bytes, timeout: float) -> Completed:
         self.calls.append(" ".join(command[2:]))
+        if command[2] == "parts":
+            self.bundles.append(stdin)
         stdin = self.trouble(command[2], stdin)
         base = self.folder / pod
         argv = [*self.shell, str(base / "bin" / "receive"), *command[2:]]
@@ -99,17 +103,36 @@ def shell(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "PIECE", 1 << 20)
+    for module in (archives, delivery):
+        monkeypatch.setattr(module, "PIECE", 1 << 20)
 
 
 def test_an_archive_is_a_tar_of_the_tree(tmp_path: Path) -> None:
     tree = tree_of(tmp_path / "from")
     (item,) = items(RunContent(files=((tree, "there"),)))
-    data = b"".join(pieces(archive(item, uid=7, gid=8), 1000))
+    data = b"".join(data for _, data in archive(item))
     with tarfile.open(fileobj=io.BytesIO(data)) as made:
-        assert {(member.uid, member.gid) for member in made} == {(7, 8)}
+        assert {(member.uid, member.gid) for member in made} == {(0, 0)}
         made.extractall(tmp_path / "to", filter="tar")
     assert same(tmp_path / "from", tmp_path / "to")
+
+
+def test_a_changed_file_changes_its_own_piece(tmp_path: Path) -> None:
+    folder = tmp_path / "from"
+    tree_of(folder)
+    for number in range(500):
+        (folder / f"small-{number}").write_bytes(bytes([number % 256]) * 2000)
+
+    def pieces() -> set[str]:
+        (item,) = items(RunContent(files=((build(walk(str(folder))), "there"),)))
+        found = [piece for piece, _ in archive(item)]
+        assert max(piece.size for piece in found) <= 1 << 20
+        return {piece.sha256 for piece in found}
+
+    before = pieces()
+    (folder / "small-77").write_bytes(b"longer than it was before" * 200)
+    assert len(pieces() - before) == 1
+    assert len(before) > 8
 
 
 def test_folders_and_single_files_come_to_their_places(tmp_path: Path, shell: tuple[str, ...]) -> None:
@@ -126,6 +149,22 @@ def test_folders_and_single_files_come_to_their_places(tmp_path: Path, shell: tu
     assert done.sent > 6 << 20
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_a_user_that_the_image_knows_by_name_owns_what_comes(tmp_path: Path, shell: tuple[str, ...]) -> None:
+    tree = tree_of(tmp_path / "from")
+    content = RunContent(files=((tree, "there"),), blobs=tree.blobs)
+    ranks = Ranks(tmp_path / "pods", content, shell)
+    for pod in ("demo-0", "demo-1"):
+        places = tmp_path / "pods" / pod / "run" / "places"
+        places.write_text("\n".join([*places.read_text().splitlines()[:3], "65534", "65533", ""]))
+        (tmp_path / "pods" / pod / "work" / "there").mkdir()  # somebody else's
+    asyncio.run(ranks.deliver(content))
+    there = tmp_path / "pods" / "demo-1" / "work" / "there"
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in there.rglob("*")} == {(65534, 65533)}
+    assert there.stat().st_uid == 0
+    assert same(tmp_path / "from", there)
+
+
 def test_a_damaged_or_cut_piece_is_sent_again_and_the_others_are_not(tmp_path: Path, shell: tuple[str, ...]) -> None:
     tree = tree_of(tmp_path / "from")
     content = RunContent(files=((tree, "there"),), blobs=tree.blobs)
@@ -133,7 +172,7 @@ def test_a_damaged_or_cut_piece_is_sent_again_and_the_others_are_not(tmp_path: P
     bad = iter([b"short", None, b"x" * (1 << 20)])
 
     def trouble(word: str, data: bytes) -> bytes:
-        if word == "part" and (spoilt := next(bad, b"")) != b"":
+        if word == "parts" and (spoilt := next(bad, b"")) != b"":
             if spoilt is None:
                 raise Unavailable("the connection was cut.")
             return spoilt
@@ -142,7 +181,8 @@ def test_a_damaged_or_cut_piece_is_sent_again_and_the_others_are_not(tmp_path: P
     ranks.trouble = trouble
     asyncio.run(ranks.deliver(content))
     assert same(tmp_path / "from", tmp_path / "pods" / "demo-1" / "work" / "there")
-    assert len([call for call in ranks.calls if call.startswith("part")]) == 2 * 4 + 3
+    calls = [call for call in ranks.calls if call.startswith("parts")]
+    assert len(calls) == 2 * len(set(ranks.bundles)) + 3
 
 
 def test_what_keeps_files_from_their_place_is_a_sentence(tmp_path: Path, shell: tuple[str, ...]) -> None:
@@ -171,7 +211,7 @@ def test_what_keeps_files_from_their_place_is_a_sentence(tmp_path: Path, shell: 
 
 def test_a_full_disk() -> None:
     said = Completed(1, b"", b"cat: write error: No space left on device\nwhat the run brings along cannot be stored\n")
-    error = delivery._refused("demo-0", said)
+    error = receiver.refused("demo-0", said)
     assert isinstance(error, CapacityError)
     assert str(error).startswith("demo-0: its node's disk has no room for the run's files (cat: write error: No space")
 

@@ -159,7 +159,6 @@ lambdactl_dir=$lambdactl_place
   fi
 } >"$lambdactl_run/places.new"
 if [ -n "$lambdactl_user" ]; then printf '%s' "$lambdactl_name" >"$lambdactl_run/user"; fi
-mv "$lambdactl_run/places.new" "$lambdactl_run/places" 2>/dev/null || cat "$lambdactl_run/places.new" >"$lambdactl_run/places"
 
 # --- SSH between the ranks: this rank's server; listening before anybody is told to go -----------------------------------
 
@@ -222,6 +221,13 @@ if [ -n "$lambdactl_ssh" ]; then
   fi
 else
   lambdactl_have_ssh=
+fi
+
+# From here on the rank takes files: from the controller, and, where there is an sshd, from other ranks.
+[ -z "$lambdactl_have_ssh" ] || : >"$lambdactl_run/reachable"
+mv "$lambdactl_run/places.new" "$lambdactl_run/places" 2>/dev/null || cat "$lambdactl_run/places.new" >"$lambdactl_run/places"
+if [ -e "$lambdactl_base/bin/trees" ]; then
+  lambdactl_said=$(/bin/sh "$lambdactl_base/bin/receive" load 2>&1) || lambdactl_fail "$lambdactl_said"
 fi
 
 # --- Everybody's address -------------------------------------------------------------------------------------------------

@@ -1,4 +1,13 @@
 # What sshd runs for every login to a rank: the environment of the rank's commands first, then what was asked for.
+# Before the start, other ranks bring what the run takes with it (receive.sh); when it has been placed, nobody does.
+case ${SSH_ORIGINAL_COMMAND-} in
+  "lambdactl-receive parts "*)
+    if [ ! -e "${1%/run}/bin/content" ] || [ -e "$1/delivered" ]; then exit 1; fi
+    LAMBDACTL_DIR=${1%/run}
+    export LAMBDACTL_DIR
+    exec /bin/sh "$LAMBDACTL_DIR/bin/receive" parts "${SSH_ORIGINAL_COMMAND##* }"
+    ;;
+esac
 # A login as root becomes the run's user first: a login as that user needs a shell and a password entry that many lack.
 if [ -s "$1/user" ] && [ "$(id -u)" = 0 ]; then
   lambdactl_user=$(cat "$1/user")

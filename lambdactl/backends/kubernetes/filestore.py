@@ -1,0 +1,189 @@
+"""The files volume: a store in the cluster, on a volume that all pods mount, which outlives them.
+
+Opt-in by `files_volume` in the configuration. Its files are named by the sha256 of what is in them: pieces of tar
+archives (archive.py), and trees, which list a tree's pieces. So what is there is never sent again, whoever brought it,
+and a changed file costs its own piece. Whoever may run pods in the namespace can write the volume: every reader checks
+what it reads (container/receive.sh, `fetch`), on a copy of its own.
+
+For a run, one of its own ranks writes the store. For what has no rank that waits (a service, a schedule), `open_store`
+makes a pod for the while, and a pod takes the trees by itself when its ConfigMap has `trees` (one digest a line, in the
+order of `content`), `receive` and `content`, and its template what filesvolume.py says: the entrypoint sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from lambdactl.errors import LambdactlError
+
+from . import labels
+from .archive import LIST, PIECE, Item, Piece, archive, bundle
+from .filesvolume import claim_problem, mount, volume
+from .payload import BASE, container_file
+from .podstate import condition, hopeless, running, unplaced
+from .receiver import Receiver, refused
+from .resources import PODS
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .settings import FilesVolume
+
+COMPONENT = "files"
+_START_PATIENCE = 120.0
+_LIFE = 3600
+
+
+class StoreClosed(LambdactlError):
+    """The volume cannot be used; files can be sent without it."""
+
+
+class FileStore:
+    """The store, as one pod that mounts it reaches it.
+
+    Args:
+        on_sent: hears how many bytes have been sent more.
+    """
+
+    def __init__(
+        self, receiver: Receiver, pod: str, files: FilesVolume, on_sent: Callable[[int], None] = lambda _bytes: None
+    ) -> None:
+        self._receiver, self._pod, self._files = receiver, pod, files
+        self._on_sent = on_sent
+        self._limits = (str(files.unused // 60), str(int((files.size or 0) * (1 << 30))))
+
+    async def put(self, item: Item) -> str:
+        """See that all of a tree is there; its name. What is there already is not sent.
+
+        Raises:
+            StoreClosed: the pod cannot write the volume.
+            LambdactlError: files have changed meanwhile, or the pod says why not.
+        """
+        pieces = await asyncio.to_thread(lambda: [piece for piece, _ in archive(item)])
+        tree = "".join(piece.line for piece in pieces).encode()
+        digest = hashlib.sha256(tree).hexdigest()
+        lacking = await self._have(digest)
+        if lacking is None:
+            await self._receiver.lines(self._pod, "learn", digest, data=tree)
+            lacking = await self._have(digest)
+        if lacking is None:
+            raise StoreClosed("the files volume does not keep what is written there.")
+        if lacking:
+            await self._send(item, lacking)
+        return digest
+
+    async def _have(self, digest: str) -> set[str] | None:
+        """The sha256 of the pieces that it lacks; None where it does not know the tree."""
+        answer = await self._receiver.lines(self._pod, "have", digest, *self._limits)
+        if ["closed"] in answer:
+            raise StoreClosed("the run's user cannot write the files volume.")
+        return {line[1] for line in answer if line[0] == "lacks"} if ["known"] in answer else None
+
+    async def _send(self, item: Item, lacking: set[str]) -> None:
+        held: list[tuple[Piece, bytes]] = []
+        made = archive(item)
+        while (found := await asyncio.to_thread(next, made, None)) is not None:
+            piece, data = found
+            if piece.sha256 not in lacking:
+                continue
+            lacking.discard(piece.sha256)
+            if held and sum(one.size for one, _ in held) + piece.size > PIECE:
+                await self._store(held)
+                held = []
+            held.append((piece, data))
+        if held:
+            await self._store(held)
+        if lacking:
+            raise LambdactlError("some of the run's files were changed while they were sent; submit the run again.")
+
+    async def _store(self, held: Sequence[tuple[Piece, bytes]]) -> None:
+        await self._receiver.lines(self._pod, "store", LIST, data=await asyncio.to_thread(bundle, held))
+        self._on_sent(sum(piece.size for piece, _ in held))
+
+
+@asynccontextmanager
+async def open_store(
+    client: Client,
+    files: FilesVolume,
+    image: str,
+    *,
+    on_sent: Callable[[int], None] = lambda _bytes: None,
+    security: dict[str, Any] | None = None,
+) -> AsyncIterator[FileStore]:
+    """The store by a pod of its own, which is there only meanwhile.
+
+    Args:
+        image: any that has tar and sha256sum; the one that will take the files is there on some node already.
+        security: the container's securityContext.
+
+    Raises:
+        LambdactlError: the claim is not usable, or the pod does not start.
+    """
+    if (problem := await claim_problem(client, files)) is not None:
+        raise LambdactlError(f"{problem}.")
+    name = f"lambdactl-files-{uuid.uuid4().hex[:8]}"
+    pod = await client.create(PODS, _loader(name, files, image, security))
+    try:
+        await _running(client, name)
+        script = f"{BASE}/data/receive"
+        command = ["/bin/sh", "-c", f"mkdir -p {BASE}/data/parts {BASE}/data/run && cat >{script}"]
+        done = await client.exec(name, command, stdin=container_file("receive.sh").encode(), timeout=60)
+        if done.rc:
+            raise refused(name, done)
+        yield FileStore(Receiver(client, script), name, files, on_sent)
+    finally:
+        await asyncio.shield(client.delete(PODS, name, grace=0, uid=pod["metadata"]["uid"]))
+
+
+def _loader(name: str, files: FilesVolume, image: str, security: dict[str, Any] | None) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/bin/sh", "-c", f"trap 'exit 0' TERM; sleep {_LIFE} & wait"],
+        "volumeMounts": [mount(), {"name": "data", "mountPath": f"{BASE}/data"}],
+        "resources": {},
+    }
+    if security:
+        container["securityContext"] = security
+    marks = {labels.MANAGED_BY: labels.MANAGER, labels.COMPONENT: COMPONENT}
+    return {
+        "apiVersion": PODS.api_version,
+        "kind": PODS.kind,
+        "metadata": {"name": name, "labels": marks},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "activeDeadlineSeconds": _LIFE,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [container],
+            "volumes": [volume(files), {"name": "data", "emptyDir": {}}],
+        },
+    }
+
+
+async def _running(client: Client, name: str) -> None:
+    try:
+        async with asyncio.timeout(_START_PATIENCE):
+            why = await _hindrance(client, name)
+    except TimeoutError:
+        pod = await client.find(PODS, name) or {"metadata": {}}
+        why = hopeless(pod) or (unplaced(pod) if condition(pod, "PodScheduled", "False") else "it does not get ready")
+    if why is not None:
+        raise LambdactlError(f"the pod that brings files to the files volume does not start: {why}.")
+
+
+async def _hindrance(client: Client, name: str) -> str | None:
+    """Wait until the pod runs (None), or cannot (why)."""
+    async for event in client.watch(PODS, fields=f"metadata.name={name}"):
+        if event.type in ("ADDED", "MODIFIED"):
+            if running(event.object):
+                return None
+            if (why := hopeless(event.object)) is not None:
+                return why
+    return "it was not seen"
