@@ -88,7 +88,7 @@ def _show(plan: KubeServicePlan) -> None:
         ("Image", service.run.image),
         ("GPUs", f"{service.run.gpus} a replica" if service.run.gpus else "none"),
         ("Port", spec.port),
-        ("Probes", described(spec)),
+        ("Probes", described(spec, service.prober)),
         ("Auth", f"none: {_NO_PROXY}"),
         ("Address", f"http://{service.name}.{plan.target.namespace}.svc:{spec.port}/ in the cluster"),
         ("Update", _update(plan)),

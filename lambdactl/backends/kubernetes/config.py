@@ -32,6 +32,7 @@ class Target:
         rdma_resource: the nodes' RDMA resource where the configuration names one.
         image: the image of runs that name none.
         jump_image: the jump pod's image.
+        probe_image: the image in which services' probes are asked that a kubelet cannot ask.
         queue: Kueue's LocalQueue.
         files_volume: where the files of runs stay.
         origin: the file that this comes from, for messages.
@@ -46,6 +47,7 @@ class Target:
     rdma_resource: str | None = None
     image: str | None = None
     jump_image: str | None = None
+    probe_image: str | None = None
     queue: str | None = None
     files_volume: FilesVolume | None = None
     origin: str = ""
@@ -186,6 +188,7 @@ def _target(
         rdma_resource=settings.rdma_resource,
         image=settings.image,
         jump_image=settings.jump_image,
+        probe_image=settings.probe_image,
         queue=settings.queue,
         files_volume=settings.files_volume,
         origin=settings.filename,

@@ -37,6 +37,11 @@ def registry_name(run_name: str) -> str:
     return f"{run_name}-registry"
 
 
+def prober_name(run_name: str) -> str:
+    """The name of the Secret that holds what a service's probes ask."""
+    return f"{run_name}-probes"
+
+
 def settings(run: KubeRun) -> str:
     """The entrypoint's settings, as assignments of a POSIX shell."""
     task = run.task

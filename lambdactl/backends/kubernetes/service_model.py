@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 COMPONENT = "service"
 PROXY = "proxy"
+PROBER = "probes"
+"""The container beside a replica that asks its probes."""
 SELECTOR = f"{labels.MANAGED},{labels.SERVICE}"
 """Selects everything of every service."""
 
@@ -32,6 +34,7 @@ class KubeService:
         surge: an update starts a new replica before it ends an old one; without, there is no room for that.
         ready_timeout: seconds that a replica may take until it is ready.
         proxy: the image of the proxy in front; None: there is none.
+        prober: the image of the container that asks the probes; None: the kubelet asks them itself.
         token_hash: what the proxy compares a request's token with; None: it asks for none.
     """
 
@@ -42,6 +45,7 @@ class KubeService:
     surge: bool = True
     ready_timeout: float = 600.0
     proxy: str | None = None
+    prober: str | None = None
     token_hash: str | None = None
 
     @property

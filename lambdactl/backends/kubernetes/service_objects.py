@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import labels
-from .model import KubeRun
-from .payload import config_map, secrets
+from . import labels, service_prober
+from .payload import config_map, prober_name, secrets
 from .podspec import CONTAINER, pod_template
 from .resources import DEPLOYMENTS
 from .service_model import KubeService, digest
@@ -25,7 +24,7 @@ _NOBODY = {"name": "", "uid": ""}
 
 def revision(service: KubeService) -> str:
     """What the replicas are made from: the template, and what it mounts."""
-    return digest([_template(service, ""), [item.get("data") for item in _mounted(service.run)]])
+    return digest([_template(service, ""), [item.get("data") for item in _mounted(service)]])
 
 
 def deployment(service: KubeService, made_from: str) -> Object:
@@ -63,7 +62,7 @@ def owned(service: KubeService, made_from: str, owner: Mapping[str, Any]) -> lis
     named = service.of_revision(made_from)
     return [
         item | {"metadata": metadata(service, item["metadata"]["name"], owner, {labels.REVISION: made_from})}
-        for item in _mounted(named.run)
+        for item in _mounted(named)
     ]
 
 
@@ -87,8 +86,18 @@ def metadata(
     return {"name": name, "labels": service.labels | dict(marks or {}), "ownerReferences": [reference]}
 
 
-def _mounted(run: KubeRun) -> list[Object]:
-    return [config_map(run, _NOBODY), *secrets(run, _NOBODY)]
+def _mounted(service: KubeService) -> list[Object]:
+    run = service.run
+    files = config_map(run, _NOBODY)
+    if service.prober is None:
+        return [files, *secrets(run, _NOBODY)]
+    files["data"] |= service_prober.program()
+    return [files, *secrets(run, _NOBODY), _secret(prober_name(run.run_name), service_prober.secret_data(service.spec))]
+
+
+def _secret(name: str, data: Mapping[str, str]) -> Object:
+    head = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+    return {**head, "type": "Opaque", "immutable": True, "data": dict(data)}
 
 
 def _template(service: KubeService, made_from: str) -> Object:
@@ -103,6 +112,8 @@ def _template(service: KubeService, made_from: str) -> Object:
     spec["restartPolicy"] = "Always"
     spec["terminationGracePeriodSeconds"] += DRAIN
     spec["volumes"] = [volume for volume in spec["volumes"] if "downwardAPI" not in volume]
+    if service.prober is not None:
+        spec["initContainers"] = [service_prober.container(service.prober)]
     # Rather on different nodes; on one where there is no other.
     spec["topologySpreadConstraints"] = [
         {
@@ -113,6 +124,8 @@ def _template(service: KubeService, made_from: str) -> Object:
         }
     ]
     spec["containers"] = [_container(service, spec["containers"][0], {volume["name"] for volume in spec["volumes"]})]
+    if service.prober is not None:
+        spec["volumes"] += service_prober.volumes(service.run.run_name)
     return {"metadata": {"labels": marks}, "spec": spec}
 
 
@@ -129,7 +142,8 @@ def _container(service: KubeService, container: Object, volumes: set[str]) -> Ob
         # Kubernetes takes it out of the rotation and stops it at the same moment; requests come for a little longer.
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN}}},
     }
-    container |= container_probes(service.spec, ready_timeout=service.ready_timeout)
+    made = container_probes if service.prober is None else service_prober.replica_probes
+    container |= made(service.spec, ready_timeout=service.ready_timeout)
     if not service.spec.commands and not service.spec.entrypoint:
         del container["command"]  # the image's own
     return container

@@ -24,7 +24,8 @@ from .podspec import resources
 from .quantity import amounts
 from .service_model import KubeService, annotation
 from .service_objects import revision
-from .service_probes import refuse_probes
+from .service_prober import REQUESTS
+from .service_probes import needs_prober
 
 if TYPE_CHECKING:
     from .config import Target
@@ -90,7 +91,8 @@ def make_plan(
     )
     excluded = {node: "; ".join(reasons) for node, reasons in why.items() if reasons}
     wanted = int(spec.replicas.max or 0)
-    room = sum(_room(run, node) for node in fitting)
+    prober = target.probe_image or target.image or run.image if needs_prober(spec) else None
+    room = sum(_room(run, prober, node) for node in fitting)
     if room < wanted:
         raise CapacityError(_too_few(name, wanted, room, target, excluded))
     now = {node.name: node for node in nodes.view(node_items, pods).nodes}
@@ -99,7 +101,8 @@ def make_plan(
         spec=spec,
         run=run,
         replicas=wanted,
-        surge=any(_room(run, now[node.name]) for node in fitting),
+        surge=any(_room(run, prober, now[node.name]) for node in fitting),
+        prober=prober,
         ready_timeout=overrides.ready_timeout,
     )
     return KubeServicePlan(service, revision(service), tuple(fitting), excluded, target, old)
@@ -125,7 +128,6 @@ def refuse(spec: ServiceSpec) -> None:
                 filename=spec.source.filename,
                 line=line_in(spec, field),
             )
-    refuse_probes(spec)
 
 
 def _run(
@@ -165,10 +167,12 @@ def _is_of(pod: Mapping[str, Any], name: str, namespace: str) -> bool:
     return meta.get("namespace") == namespace and (meta.get("labels") or {}).get(labels.SERVICE) == name
 
 
-def _room(run: KubeRun, node: KubeNode) -> int:
+def _room(run: KubeRun, prober: str | None, node: KubeNode) -> int:
     """How many replicas fit on a node now."""
     wanted = resources(run)
     asked = amounts(wanted.get("limits")) | amounts(wanted.get("requests")) | {"pods": 1.0}
+    for name, value in amounts(REQUESTS).items() if prober is not None else ():
+        asked[name] = asked.get(name, 0.0) + value
     return min(int(node.free.get(name, 0) // value) for name, value in asked.items() if value)
 
 

@@ -1,5 +1,7 @@
 """The probes of a service file as Kubernetes' own: start-up, readiness and liveness. Pure.
 
+That is for one plain GET, and for none at all; service_prober.py is for the others.
+
 Until the first success the start-up probe asks every second, as on SSH fleets; from then on the readiness probe takes a
 replica out of the rotation at its first failure, and the liveness probe restarts it at the third in a row.
 Source: https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
@@ -7,34 +9,30 @@ Source: https://kubernetes.io/docs/concepts/configuration/liveness-readiness-sta
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from lambdactl.errors import SpecError
-from lambdactl.spec import ServiceSpec, line_in
+from lambdactl.run.service_file import probes
+from lambdactl.spec import ServiceSpec
 
 FAILURES_TO_RESTART = 3
 CONNECTION_INTERVAL = 2
-_HIDDEN = ("authorization", "cookie", "proxy-authorization", "x-api-key")
+_HIDDEN = re.compile(r"auth|cookie|key|token|secret|password", re.I)
 
 
-def refuse_probes(service: ServiceSpec) -> None:
-    """Refuse what the kubelet cannot ask.
-
-    Raises:
-        SpecError: with what to write instead.
-    """
-    probes = service.probes or ()
-    for wrong, text in (
-        (len(probes) > 1, "are several, and Kubernetes asks one request of a replica; leave one."),
-        (any(probe.method not in (None, "get") or probe.body is not None for probe in probes),
-         "use another method than GET or a body, which the kubelet cannot send; use a path that answers GET."),
-        (any(header.name.lower() in _HIDDEN for probe in probes for header in probe.headers),
-         "have a header with a secret, which everybody could read in the Deployment; use a path that needs none."),
-        (any(probe.until_ready and (probe.ready_after or 1) > 1 for probe in probes),
-         "have 'until_ready' with 'ready_after', which Kubernetes cannot count together; remove one."),
-    ):  # fmt: skip
-        if wrong:
-            raise SpecError(f"'probes' {text}", filename=service.source.filename, line=line_in(service, "probes"))
+def needs_prober(service: ServiceSpec) -> bool:
+    """Whether the probes are more than one plain GET or a connection, which is all that a kubelet can ask."""
+    if service.probes is None:
+        return service.model is not None
+    return len(service.probes) > 1 or any(
+        probe.method not in (None, "get")
+        or probe.body is not None
+        # Everybody could read it in the Deployment.
+        or any(_HIDDEN.search(header.name) for header in probe.headers)
+        # Its start-up probe takes the first success.
+        or (probe.until_ready and (probe.ready_after or 1) > 1)
+        for probe in service.probes
+    )
 
 
 def container_probes(service: ServiceSpec, *, ready_timeout: float) -> dict[str, Any]:
@@ -70,19 +68,11 @@ def _wanted(service: ServiceSpec) -> tuple[dict[str, Any], int, int, int, bool]:
             probe.ready_after or 1,
             bool(probe.until_ready),
         )
-    if service.probes is None and service.model is not None:
-        # dstack asks for a chat completion, which is a POST; servers that speak OpenAI's way list their models by GET.
-        return (
-            {"httpGet": {"path": f"{service.model.prefix.rstrip('/')}/models", "port": service.port}},
-            15,
-            30,
-            1,
-            False,
-        )
     return {"tcpSocket": {"port": service.port}}, CONNECTION_INTERVAL, 5, 1, False
 
 
-def described(service: ServiceSpec) -> str:
-    """For the plan."""
-    ask = _wanted(service)[0]
-    return f"GET {ask['httpGet']['path']}" if "httpGet" in ask else "a connection to the port"
+def described(service: ServiceSpec, prober: str | None) -> str:
+    """For the plan; `prober` is the image in which they are asked, where the kubelet does not ask itself."""
+    asked = " and ".join(f"{probe['method']} {probe['url']}" for probe in probes(service))
+    where = f", by a container beside each replica (image {prober})" if prober is not None else ""
+    return (asked or "a connection to the port") + where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from .watching import DELETED
 if TYPE_CHECKING:
     from .client import Client
 
+# Of a container that asks a replica's probes (lambdactl/node/service_pod.py): its readiness says more, or nothing yet.
+_SAYS_NOTHING = re.compile(r"statuscode: 599|not asked yet")
 _SAID = {"Pulling": "pulls its image", "Pulled": "has its image"}
 
 
@@ -58,6 +61,8 @@ def remark(event: dict[str, Any]) -> str | None:
     reason, text = str(event.get("reason")), str(event.get("message") or "")
     if reason in _SAID:
         return _SAID[reason]
+    if _SAYS_NOTHING.search(text):
+        return None
     return f"{reason}: {' '.join(text.split())[:300]}" if reason in ("Unhealthy", "FailedMount") else None
 
 

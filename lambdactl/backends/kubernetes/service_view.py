@@ -8,8 +8,9 @@ from typing import Any
 from lambdactl.run.service_control import ServiceStatus
 
 from . import labels
+from .podspec import CONTAINER
 from .podstate import Pod, condition, container, given_up, hopeless, moment, running, waiting_for
-from .service_model import annotation
+from .service_model import PROBER, annotation
 
 GIVE_UP = 3
 """Failures in a row of a replica after which nobody waits for it any more."""
@@ -67,7 +68,7 @@ def replica_message(pod: Pod, remark: str | None = None) -> str | None:
         return None
     if state == "lost":
         return "its node does not answer"
-    if (why := hopeless(pod)) is not None:
+    if (why := hopeless(pod) or prober_trouble(pod)) is not None:
         return why
     end = last_end(pod)
     if not running(pod):
@@ -76,9 +77,19 @@ def replica_message(pod: Pod, remark: str | None = None) -> str | None:
             return f"{end}{f', {times} times' if times > 1 else ''}; it is started again after a pause"
         return waiting_for(pod, remark)
     # That nothing listens yet is what starting is.
-    if remark and "probe failed" in remark and not (state == "starting" and "connection refused" in remark):
+    if remark and "probe failed" in remark and not (state == "starting" and "connection refused" in remark.lower()):
         return " ".join(remark.partition(": ")[2].split())[:200].rstrip(".")
     return end if state == "starting" and end else None
+
+
+def prober_trouble(pod: Pod) -> str | None:
+    """Why the container that asks the probes cannot; None while it can, or there is none."""
+    found = (pod.get("status") or {}).get("initContainerStatuses") or ()
+    status: Mapping[str, Any] = next((item for item in found if item["name"] == PROBER), {})
+    ended = (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
+    if (said := str(ended.get("message") or "")).startswith("start-failed: "):
+        return said.removeprefix("start-failed: ").rstrip(".")
+    return hopeless({**pod, "status": {"containerStatuses": [{**status, "name": CONTAINER}]}}) if status else None
 
 
 def beyond_hope(pods: Iterable[Pod], revision: str) -> str | None:
@@ -86,7 +97,7 @@ def beyond_hope(pods: Iterable[Pod], revision: str) -> str | None:
     for pod in pods:
         if revision_of(pod) != revision or pod["metadata"].get("deletionTimestamp"):
             continue
-        if (why := hopeless(pod)) is not None:
+        if (why := hopeless(pod) or prober_trouble(pod)) is not None:
             return why
         if failures(pod) >= GIVE_UP and replica_state(pod) != "ready":
             node = (pod.get("spec") or {}).get("nodeName") or "its node"

@@ -109,7 +109,7 @@ def _distinct(contexts: Sequence[ContextSettings], node: SequenceNode) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSettings:
-    """``type: kubernetes``. The last five keys are ours."""
+    """``type: kubernetes``. Those after `namespace` are ours."""
 
     type: str = key(Choice("kubernetes"), "The backend.", required=True)
     kubeconfig: KubeconfigSettings | None = key(
@@ -125,6 +125,12 @@ class BackendSettings:
     rdma_resource: str | None = key(_RESOURCE, "The nodes' RDMA resource.", default_text="found", ours=True)
     image: str | None = key(_IMAGE, "Image of runs whose file names none.", ours=True)
     jump_image: str | None = key(_IMAGE, "Image of the jump pod (needs sshd).", ours=True)
+    probe_image: str | None = key(
+        _IMAGE,
+        "Image in which the probes of services are asked that a kubelet cannot ask (needs python3).",
+        default_text="`image`, else the service's own",
+        ours=True,
+    )
     queue: str | None = key(TEXT, "Kueue's LocalQueue that runs are handed to.", default_text="none", ours=True)
     files_volume: FilesVolume | None = key(
         _FILES_VOLUME, "Where the files of runs stay, by their contents.", default_text="none", ours=True

@@ -128,7 +128,7 @@ class Kubelet:
         ]
         for container in pod["spec"]["containers"]:
             self.log(pod, container["name"])
-        set_conditions(pod, Ready=str(ready), ContainersReady=str(ready))
+        self.tell_ready(pod)
         self.events.tell(pod, "Started", "Container started", "kubelet")
         return self.store.update("pods", pod)
 
@@ -157,6 +157,18 @@ class Kubelet:
             self.log(pod, container["name"]).end()
         self.store.update("pods", pod)
 
+    def tell_ready(self, pod: Object) -> None:
+        """The pod is ready when all its containers are, and its sidecars (native ones have a status while they run)."""
+        status = pod["status"]
+        own = [held["ready"] for held in status.get("containerStatuses") or []]
+        beside = [
+            held["ready"] for held in status.get("initContainerStatuses") or [] if "terminated" not in held["state"]
+        ]
+        ready = str(bool(own) and all(own + beside))
+        if any(c["type"] == "Ready" and c["status"] == ready for c in status.get("conditions") or []):
+            return
+        set_conditions(pod, Ready=ready, ContainersReady=ready)
+
     def _fresh(self, pod: Object) -> Object:
         return copy.deepcopy(self.store.get(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"]))
 
@@ -168,7 +180,9 @@ class Kubelet:
     async def close(self) -> None:
         """Nothing runs in the scripted mode."""
 
-    async def execute(self, pod: Object, command: list[str], stdin: bytes) -> tuple[int, bytes, bytes]:
+    async def execute(
+        self, pod: Object, command: list[str], stdin: bytes, container: str | None = None
+    ) -> tuple[int, bytes, bytes]:
         """What a command in a container does; tests may replace it."""
         return 0, b"", b""
 

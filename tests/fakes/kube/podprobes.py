@@ -10,7 +10,6 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING, Any
 
-from .kubelet import set_conditions
 from .nodeports import port_number
 from .store import Object
 
@@ -52,6 +51,11 @@ class Prober:
         finally:
             task.cancel()
 
+    async def watch_sidecar(self, pod: Object, mine: Any, container: Object) -> None:
+        """A sidecar's readiness, until this is cancelled."""
+        if "readinessProbe" in container:
+            await self._ready(pod, mine, container["readinessProbe"], container["name"])
+
     async def _start_up(self, pod: Object, mine: Any, probe: Object) -> bool:
         failures = 0
         while mine.stopping is None:
@@ -65,15 +69,15 @@ class Prober:
             await asyncio.sleep(probe.get("periodSeconds", 10) * SPEED)
         return False
 
-    async def _ready(self, pod: Object, mine: Any, probe: Object) -> None:
+    async def _ready(self, pod: Object, mine: Any, probe: Object, name: str | None = None) -> None:
         good = bad = 0
         while mine.stopping is None:
-            problem = await self._ask(pod, probe)
+            problem = await self._ask(pod, probe, name)
             good, bad = (good + 1, 0) if problem is None else (0, bad + 1)
             if good >= probe.get("successThreshold", 1):
-                self._set(pod, ready=True)
+                self._set(pod, name, ready=True)
             elif bad >= probe.get("failureThreshold", 3):
-                self._set(pod, ready=False)
+                self._set(pod, name, ready=False)
                 self._tell(pod, "Readiness", str(problem))
             await asyncio.sleep(probe.get("periodSeconds", 10) * SPEED)
 
@@ -92,32 +96,35 @@ class Prober:
 
     def _kill(self, pod: Object, mine: Any, kind: str, problem: str) -> None:
         self._tell(pod, kind, problem)
-        for one in mine.containers.values():
-            one.kill(signal.SIGTERM)
-            asyncio.get_running_loop().call_later(2, one.kill, signal.SIGKILL)
+        one = mine.containers[pod["spec"]["containers"][0]["name"]]
+        one.kill(signal.SIGTERM)
+        asyncio.get_running_loop().call_later(2, one.kill, signal.SIGKILL)
 
-    def _set(self, pod: Object, *, started: bool | None = None, ready: bool | None = None) -> None:
+    def _set(
+        self, pod: Object, name: str | None = None, *, started: bool | None = None, ready: bool | None = None
+    ) -> None:
         meta = pod["metadata"]
         if self.kubelet.store.find("pods", meta["namespace"], meta["name"]) is None:
             return
         fresh = self.kubelet._fresh(pod)
-        status = fresh["status"]["containerStatuses"][0]
+        statuses = [*fresh["status"]["containerStatuses"], *(fresh["status"].get("initContainerStatuses") or [])]
+        status = next(held for held in statuses if name in (None, held["name"]))
         if "running" not in status["state"]:
             return
         if started is not None:
             status["started"] = started
         if ready is not None and status["ready"] != ready:
             status["ready"] = ready
-            set_conditions(fresh, Ready=str(ready), ContainersReady=str(ready))
+            self.kubelet.tell_ready(fresh)
         self.kubelet.store.update("pods", fresh)
 
-    async def _ask(self, pod: Object, probe: Object) -> str | None:
+    async def _ask(self, pod: Object, probe: Object, name: str | None = None) -> str | None:
         """One question; None when the answer is good."""
         try:
             async with asyncio.timeout(probe.get("timeoutSeconds", 1)):
                 if "exec" in probe:
-                    code = (await self.kubelet.execute(pod, probe["exec"]["command"], b""))[0]
-                    return None if code == 0 else f"command exited with code {code}"
+                    code, out, err = await self.kubelet.execute(pod, probe["exec"]["command"], b"", name)
+                    return None if code == 0 else (out + err).decode(errors="replace")
                 where = probe.get("tcpSocket") or probe["httpGet"]
                 reader, writer = await self.kubelet.connect(pod, port_number(pod, where["port"]))
                 try:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import functools
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -23,36 +21,17 @@ from pathlib import Path
 from . import downward, terminal
 from .events import Events
 from .jobs import ENDED
-from .kubelet import Kubelet, container_status, set_conditions
+from .kubelet import Kubelet, container_status
 from .nodeports import NodePorts
 from .podnet import NetworkTrouble, PodNetwork, localhost, run
 from .podprobes import SPEED, Prober, probed
 from .podroot import NotYet, Volumes, environment, prepare_volumes, refresh, script
 from .server import ApiServer
+from .sidecars import Sidecars, sidecars
 from .store import Object, now
+from .usable import usable as usable
 
 UNSHARE = ("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh")
-
-
-_TRIAL = (
-    "ip link add kftrial type bridge && mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w /mnt/r && "
-    "mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r"
-)
-
-
-@functools.cache
-def usable() -> str | None:
-    """Why this machine cannot run the process mode, or None."""
-    if os.geteuid() != 0:
-        return "process pods need root (mount and network namespaces)"
-    missing = [name for name in ("unshare", "nsenter", "ip", "chroot") if shutil.which(name) is None]
-    if missing:
-        return f"process pods need {', '.join(missing)}"
-    trial = ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-c", _TRIAL]
-    done = subprocess.run(trial, capture_output=True, text=True, check=False)
-    return (
-        None if done.returncode == 0 else f"process pods need namespaces, bridges and overlays: {done.stderr.strip()}"
-    )
 
 
 @dataclass
@@ -90,6 +69,7 @@ class _Pod:
     task: asyncio.Task[None] | None = None
     stopping: asyncio.Task[None] | None = None
     grace_ends: float = 0.0
+    sidecars: Sidecars | None = None
 
 
 class ProcessKubelet(Kubelet):
@@ -200,7 +180,7 @@ class ProcessKubelet(Kubelet):
             try:
                 missing = [
                     c["image"]
-                    for c in pod["spec"]["containers"]
+                    for c in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
                     if self.images is not None and c["image"] not in self.images
                 ]
                 if missing:
@@ -236,7 +216,11 @@ class ProcessKubelet(Kubelet):
         await asyncio.sleep(0.5)
 
     async def _inits(self, pod: Object, mine: _Pod) -> bool:
+        mine.sidecars = Sidecars(self, pod, mine)
         for container in pod["spec"].get("initContainers") or []:
+            if container in sidecars(pod):
+                await mine.sidecars.start(container)
+                continue
             await self._launch(pod, mine, container)
             code = await self._reap(pod, mine, container["name"])
             if code:
@@ -285,10 +269,14 @@ class ProcessKubelet(Kubelet):
         pod = self._fresh(pod)
         for status, own in zip(pod["status"]["containerStatuses"], codes, strict=True):
             status["state"]["terminated"] |= {"exitCode": own, "reason": "Error" if own else "Completed"}
-            message = self.root / "pods" / pod["metadata"]["uid"] / f"{status['name']}.message"
-            if message.is_file() and (text := message.read_text(errors="replace")[:4096]):
+            if text := self.message(pod, status["name"]):
                 status["state"]["terminated"]["message"] = text
         self.store.update("pods", pod)
+
+    def message(self, pod: Object, container: str) -> str:
+        """What a container has written as its last word."""
+        file = self.root / "pods" / pod["metadata"]["uid"] / f"{container}.message"
+        return file.read_text(errors="replace")[:4096] if file.is_file() else ""
 
     async def _stop(self, pod: Object, mine: _Pod) -> None:
         """preStop, SIGTERM, the grace time, SIGKILL, and the pod is gone."""
@@ -303,11 +291,12 @@ class ProcessKubelet(Kubelet):
                     await asyncio.wait_for(
                         self.execute(pod, hook["command"], b""), max(0.1, mine.grace_ends - loop.time())
                     )
-        for one in mine.containers.values():
+        own = [one for name, one in mine.containers.items() if name in {c["name"] for c in pod["spec"]["containers"]}]
+        for one in own:
             one.kill(signal.SIGTERM)
         while mine.task is not None and not mine.task.done():
             if loop.time() >= mine.grace_ends:
-                for one in mine.containers.values():
+                for one in own:
                     one.kill(signal.SIGKILL)
             await asyncio.wait({mine.task}, timeout=0.05)
         self.pods.pop(pod["metadata"]["uid"], None)
@@ -318,6 +307,8 @@ class ProcessKubelet(Kubelet):
             self.forget(pod)
 
     async def _clean(self, uid: str, mine: _Pod) -> None:
+        if mine.sidecars is not None:
+            await mine.sidecars.end()
         for one in mine.containers.values():
             if one.process.returncode is None:
                 one.kill(signal.SIGKILL)
@@ -339,14 +330,13 @@ class ProcessKubelet(Kubelet):
         for status, code in zip(fresh["status"]["containerStatuses"], codes, strict=True):
             ended = {"exitCode": code, "reason": "Error" if code else "Completed", "finishedAt": now()}
             ended["startedAt"] = (status["state"].get("running") or {}).get("startedAt", now())
-            message = self.root / "pods" / pod["metadata"]["uid"] / f"{status['name']}.message"
-            if message.is_file() and (text := message.read_text(errors="replace")[:4096]):
+            if text := self.message(pod, status["name"]):
                 ended["message"] = text
             status["lastState"] = {"terminated": ended}
             waits = {"reason": "CrashLoopBackOff", "message": f"back-off restarting failed container {status['name']}"}
             status["state"] = {"waiting": waits}
             status |= {"ready": False, "started": False, "restartCount": restarts - 1}
-        set_conditions(fresh, Ready="False", ContainersReady="False")
+        self.tell_ready(fresh)
         self.store.update("pods", fresh)
 
     def _runs_again(self, pod: Object, restarts: int) -> None:
@@ -355,14 +345,16 @@ class ProcessKubelet(Kubelet):
         for status in fresh["status"]["containerStatuses"]:
             status["state"] = {"running": {"startedAt": now()}}
             status |= {"ready": ready, "started": ready, "restartCount": restarts}
-        set_conditions(fresh, Ready=str(ready), ContainersReady=str(ready))
+        self.tell_ready(fresh)
         self.store.update("pods", fresh)
 
     # Doors.
 
-    async def execute(self, pod: Object, command: list[str], stdin: bytes) -> tuple[int, bytes, bytes]:
+    async def execute(
+        self, pod: Object, command: list[str], stdin: bytes, container: str | None = None
+    ) -> tuple[int, bytes, bytes]:
         mine = self.pods.get(pod["metadata"]["uid"])
-        one = next(iter(mine.containers.values()), None) if mine else None
+        one = mine.containers.get(container or pod["spec"]["containers"][0]["name"]) if mine else None
         if one is None or (first := one.first()) is None:
             return 1, b"", b"the container does not run"
         process = await asyncio.create_subprocess_exec(

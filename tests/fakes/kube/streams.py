@@ -59,7 +59,7 @@ class Streams:
                 if message.type is not WSMsgType.BINARY or message.data[:1] == b"\xff":
                     break
                 given += message.data[1:]
-        code, out, err = await self.kubelet.execute(pod, query.getall("command"), given)
+        code, out, err = await self.kubelet.execute(pod, query.getall("command"), given, query.get("container"))
         for channel, data in ((1, out), (2, err)):
             if data:
                 await socket.send_bytes(bytes([channel]) + data)

@@ -81,6 +81,8 @@ def test_golden_and_schema(cluster: FakeCluster, anywhere: Target, text: str, re
         for file in ("entrypoint", "login"):
             if item["kind"] == "ConfigMap":
                 item["data"][file] = f"(container/{file}.sh)\n"
+        if item["kind"] == "ConfigMap":
+            item["data"] = {key: text for key, text in item["data"].items() if not key.startswith("prober")}
         if item["kind"] != "Secret":
             assert "hunter2" not in yaml.safe_dump(item)
     path = GOLDEN / f"{request.node.callspec.id}.yaml"
@@ -126,10 +128,6 @@ def test_capacity(cluster: FakeCluster, anywhere: Target) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("probes: [{type: http, method: post}]", "use another method than GET"),
-        ("probes: [{type: http}, {type: http, url: /b}]", "are several"),
-        ("probes: [{type: http, headers: [{name: Authorization, value: x}]}]", "have a header with a secret"),
-        ("probes: [{type: http, until_ready: true, ready_after: 2}]", "remove one"),
         ("rate_limits: [{prefix: /, rps: 1}]", "need a proxy"),
         ("https: true", "needs a public name"),
     ],
@@ -152,4 +150,51 @@ def test_probes() -> None:
         "tcpSocket": 0, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60,
     }  # fmt: skip
     assert set(made("probes: [{type: http, until_ready: true}]")) == {"startupProbe"}
-    assert made("model: m")["readinessProbe"]["httpGet"]["path"] == "/v1/models"
+
+
+LOGIN = "probes: [{type: http, url: /a, headers: [{name: Authorization, value: Bearer hunter2}]}]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "probes: [{type: http, method: post}]",
+        "probes: [{type: http, body: b, method: post}]",
+        "probes: [{type: http}, {type: http, url: /b}]",
+        LOGIN,
+        "probes: [{type: http, until_ready: true, ready_after: 2}]",
+        "model: m",
+    ],
+)
+def test_what_a_kubelet_cannot_ask_is_asked_beside_the_replica(
+    cluster: FakeCluster, anywhere: Target, text: str
+) -> None:
+    import kubernetes_validate
+
+    made = objects(plan(cluster, anywhere, f"name: aa\nimage: own:1\nport: 80\ncommands: [c]\n{text}\n"))
+    for item in made:
+        kubernetes_validate.validate(item, VERSIONS[0], strict=True)
+        assert item["kind"] == "Secret" or "hunter2" not in yaml.safe_dump(item)
+    pod = made[0]["spec"]["template"]["spec"]
+    (beside,) = pod["initContainers"]
+    assert (beside["name"], beside["image"], beside["restartPolicy"]) == ("probes", "own:1", "Always")
+    (main,) = pod["containers"]
+    assert main["startupProbe"]["httpGet"] == {"path": "/startup", "port": 18779}
+    assert main["livenessProbe"]["httpGet"] == {"path": "/live", "port": 18779}
+    assert "readinessProbe" not in main
+    # Nothing but the sidecar sees what is asked.
+    assert {m["name"] for m in main["volumeMounts"]} & {m["name"] for m in beside["volumeMounts"]} == set()
+
+
+def test_one_plain_get_and_a_mere_connection_are_the_kubelets(cluster: FakeCluster, anywhere: Target) -> None:
+    for text in ("probes: [{type: http, url: /a, headers: [{name: X-A, value: b}]}]", "probes: []", ""):
+        found = plan(cluster, anywhere, f"name: aa\nimage: own:1\nport: 80\ncommands: [c]\n{text}\n")
+        assert found.service.prober is None
+        assert "initContainers" not in objects(found)[0]["spec"]["template"]["spec"]
+
+
+def test_where_the_probes_are_asked(cluster: FakeCluster, anywhere: Target) -> None:
+    model = "name: aa\nimage: own:1\nport: 80\ncommands: [c]\nmodel: m\n"
+    both = replace(anywhere, image="all:1", probe_image="probes:1")
+    assert plan(cluster, replace(anywhere, image="all:1"), model).service.prober == "all:1"
+    assert plan(cluster, both, model).service.prober == "probes:1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lambdactl.backends.kubernetes.service_session import remark
 from lambdactl.backends.kubernetes.service_view import beyond_hope, complete, status_of
 from lambdactl.run.service_control import ServiceStatus
 
@@ -102,3 +103,28 @@ def test_updates() -> None:
     assert failed.trouble() == "the update was taken back: why"
     assert not complete(deployment(observedGeneration=1), [pod("web-1"), pod("web-2")])
     assert not complete(deployment(), [old, pod("web-1"), pod("web-2")])
+
+
+def test_what_keeps_the_container_that_asks_the_probes_from_it() -> None:
+    def beside(**status: Any) -> dict[str, Any]:
+        waits = {"waiting": {"reason": "PodInitializing"}}
+        return pod("web-1", ready=False, state=waits, initContainerStatuses=[{"name": "probes", "state": {}, **status}])
+
+    ended = {"exitCode": 125, "message": "start-failed: the image a has no python3; name one"}
+    assert beyond_hope([beside(lastState={"terminated": ended})], "b" * 10) == "the image a has no python3; name one"
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "a:1": not found'}
+    gone = beside(image="a:1", state={"waiting": waiting})
+    assert "the image a:1 cannot be pulled on node-1" in (look(deployment(), gone).trouble() or "")
+    assert beyond_hope([beside(state={"running": {}})], "b" * 10) is None
+
+
+def test_events_of_the_probes_container_speak_when_they_say_something() -> None:
+    def said(message: str) -> str | None:
+        return remark({"reason": "Unhealthy", "message": message})
+
+    assert said("Liveness probe failed: HTTP probe failed with statuscode: 599") is None
+    assert said("Readiness probe failed: not asked yet") is None
+    assert (
+        said("Readiness probe failed: POST /b answered 500")
+        == "Unhealthy: Readiness probe failed: POST /b answered 500"
+    )

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lambdactl.backends.kubernetes.resources import DEPLOYMENTS, PODS
+from lambdactl.backends.kubernetes.resources import DEPLOYMENTS, EVENTS, PODS
 from tests.fakes.kube import FakeCluster, FakeNode
 from tests.fakes.kube.process import usable
 from tests.live.desk import Desk, environment
@@ -185,13 +186,17 @@ def test_a_replica_that_hangs_leaves_the_rotation_and_is_restarted(bed: Bed) -> 
 
 def freeze(bed: Bed, pod: str) -> None:
     """Stop a replica's processes."""
-    uid = bed.cluster.pod(pod).object["metadata"]["uid"]
-    first = bed.cluster.call(lambda: bed.cluster.kubelet.pods[uid].containers["main"].first())  # type: ignore[attr-defined]
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    namespace = os.readlink(f"/proc/{first_process(bed, pod)}/ns/pid")
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if os.readlink(folder / "ns" / "pid") == namespace and b"http.server" in (folder / "cmdline").read_bytes():
                 os.kill(int(folder.name), signal.SIGSTOP)
+
+
+def first_process(bed: Bed, pod: str) -> int:
+    """The replica's first process, as this machine sees it."""
+    uid = bed.cluster.pod(pod).object["metadata"]["uid"]
+    return int(bed.cluster.call(lambda: bed.cluster.kubelet.pods[uid].containers["main"].first()))  # type: ignore[attr-defined]
 
 
 def restarts(bed: Bed, pod: str) -> int:
@@ -207,3 +212,49 @@ def test_a_first_start_that_fails_says_why_and_goes_on(bed: Bed) -> None:
     assert "last words" in bed.desk.run("logs", "sad").stdout
     (bed.desk.folder / "sad.yml").write_text(text)
     assert "sad is deleted" in bed.desk.run("delete", "-f", "sad.yml", "-y").stderr
+
+
+SERVER = """
+import http.server, os, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        good = self.command == "POST" and self.headers.get("Authorization") == "Bearer hunter2"
+        good = self.path != "/b" or (good and not os.path.exists("/tmp/sick"))
+        self.send_response(200 if good else 500)
+        self.end_headers()
+        self.wfile.write(os.uname().nodename.encode())
+    do_POST = do_GET
+http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Answer).serve_forever()
+"""
+PROBED = f"""
+type: service
+name: web
+image: any
+port: 8000
+replicas: 2
+commands:
+  - |
+    cat >/tmp/server.py <<'END'
+{textwrap.indent(SERVER, "    ")}
+    END
+  - exec python3 /tmp/server.py
+probes:
+  - {{type: http, url: /a, interval: 1s, ready_after: 2}}
+  - {{type: http, url: /b, method: post, body: x, interval: 1s,
+      headers: [{{name: Authorization, value: Bearer hunter2}}]}}
+stop_duration: 1s
+"""
+
+
+def test_probes_that_a_kubelet_cannot_ask(bed: Bed) -> None:
+    done = bed.apply(PROBED)
+    assert "GET /a and POST /b, by a container beside each replica (image any)" in done.stderr
+    found = bed.get()
+    assert [replica["probes"] for replica in found["replicas"]] == ["2/2", "2/2"]
+    assert "hunter2" not in json.dumps(bed.cluster.objects(PODS))
+    name = found["replicas"][0]["run_name"]
+    Path(f"/proc/{first_process(bed, name)}/root/tmp/sick").touch()
+    bed.until(lambda: "Readiness probe failed: POST /b answered 500" in json.dumps(bed.cluster.objects(EVENTS)))
+    # Three in a row: its container is a new one, which has a /tmp of its own.
+    bed.until(lambda: restarts(bed, name) and bed.get()["state"] == "running")
