@@ -516,5 +516,5 @@ def test_a_teardown_takes_the_ingress_along(nodes: Nodes, cli: Cli) -> None:
         "ls -d /etc/lambdactl* /run/lambdactl* /var/lib/lambdactl /opt/lambdactl /usr/sbin/haproxy /etc/systemd/system/"
     )
     left += "*lambdactl* /etc/systemd/system/*/*lambdactl* 2>/dev/null"
-    left += "; systemctl list-units --no-legend --type=service,timer 'lambdactl*'"
+    left += "; systemctl list-units --no-legend --type=service,timer,slice 'lambdactl*'"
     assert nodes.sh(0, left, check=False) == ""
