@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from lambdactl.backends.kubernetes import services
 from lambdactl.backends.kubernetes.backend import open_backend
 from lambdactl.backends.kubernetes.resources import NODES, PODS
+from lambdactl.backends.kubernetes.service_contents import Contents, bring, prepare
 from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_plan, refuse
 from lambdactl.backends.kubernetes.service_probes import described
 from lambdactl.backends.kubernetes.service_view import revision_of
-from lambdactl.cli.console import confirm, err, note, print_table
+from lambdactl.cli import delivery
+from lambdactl.cli.console import confirm, err, note, print_table, size
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, SpecError
 from lambdactl.provision.services import line
+from lambdactl.run.service import replica_task
 from lambdactl.spec import line_in
 
 if TYPE_CHECKING:
@@ -40,11 +43,15 @@ async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverride
         name = overrides.run.name or spec.name
         if name is not None and (ref := await backend.find(name)) is not None and not ref.view.ended:
             raise CapacityError(f"a run named {name} is {ref.status.state}; choose another name with -n.")
-        plan, client = await _plan(spec, backend, overrides)
+        contents = await asyncio.to_thread(prepare, await delivery.collect_content(replica_task(spec)))
+        plan, client = await _plan(spec, backend, overrides, contents)
+        await delivery.check_volume(client, plan.service.run)
         _show(plan)
         verb = "Run" if plan.old is None else "Update"
         if not confirm(f"{verb} the service {plan.service.name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
+        if (sent := await bring(client, plan.service)) is not None:
+            note(f"sent {size(sent)}." if sent else "the files volume has every file already.")
         old = None if plan.old is None else dict(plan.old)
         if old is None:
             await services.create(client, plan.service, plan.revision)
@@ -57,7 +64,7 @@ async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverride
 
 
 async def _plan(
-    spec: ServiceSpec, backend: KubernetesBackend, overrides: ServiceOverrides
+    spec: ServiceSpec, backend: KubernetesBackend, overrides: ServiceOverrides, contents: Contents | None
 ) -> tuple[KubeServicePlan, Client]:
     """On the cluster that has it already, else on the first that it fits on."""
     name = overrides.run.name or spec.name or ""
@@ -68,7 +75,9 @@ async def _plan(
         alive = "status.phase!=Succeeded,status.phase!=Failed"
         pods = (await client.list(PODS, everywhere=True, fields=alive)).items
         try:
-            plan = make_plan(spec, backend.fleet, target, overrides, node_items=nodes, pods=pods, old=old)
+            plan = make_plan(
+                spec, backend.fleet, target, overrides, node_items=nodes, pods=pods, old=old, contents=contents
+            )
         except CapacityError as error:
             problem = problem or error
             if old is not None:
@@ -87,6 +96,7 @@ def _show(plan: KubeServicePlan) -> None:
         ("Replicas", f"{service.replicas}, on {', '.join(node.name for node in plan.places) or 'no node'}"),
         ("Image", service.run.image),
         ("GPUs", f"{service.run.gpus} a replica" if service.run.gpus else "none"),
+        *delivery.rows(service.run.content),
         ("Port", spec.port),
         ("Probes", described(spec, service.prober)),
         ("Auth", f"none: {_NO_PROXY}"),

@@ -14,6 +14,8 @@ from .model import FLEET, OWNER, KubeRun, label_value
 if TYPE_CHECKING:
     from lambdactl.spec import ServiceSpec
 
+    from .service_contents import Contents
+
 COMPONENT = "service"
 PROXY = "proxy"
 PROBER = "probes"
@@ -33,6 +35,7 @@ class KubeService:
         replicas: how many are wanted.
         surge: an update starts a new replica before it ends an old one; without, there is no room for that.
         ready_timeout: seconds that a replica may take until it is ready.
+        contents: what the replicas take with them.
         proxy: the image of the proxy in front; None: there is none.
         prober: the image of the container that asks the probes; None: the kubelet asks them itself.
         token_hash: what the proxy compares a request's token with; None: it asks for none.
@@ -44,6 +47,7 @@ class KubeService:
     replicas: int
     surge: bool = True
     ready_timeout: float = 600.0
+    contents: Contents | None = None
     proxy: str | None = None
     prober: str | None = None
     token_hash: str | None = None

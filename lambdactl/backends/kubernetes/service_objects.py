@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import labels, service_prober
+from . import labels, service_contents, service_prober
 from .payload import config_map, prober_name, secrets
 from .podspec import CONTAINER, pod_template
 from .resources import DEPLOYMENTS
@@ -24,7 +24,8 @@ _NOBODY = {"name": "", "uid": ""}
 
 def revision(service: KubeService) -> str:
     """What the replicas are made from: the template, and what it mounts."""
-    return digest([_template(service, ""), [item.get("data") for item in _mounted(service)]])
+    brought = [service.contents.identity] if service.contents is not None else []
+    return digest([_template(service, ""), [item.get("data") for item in _mounted(service)], *brought])
 
 
 def deployment(service: KubeService, made_from: str) -> Object:
@@ -62,7 +63,7 @@ def owned(service: KubeService, made_from: str, owner: Mapping[str, Any]) -> lis
     named = service.of_revision(made_from)
     return [
         item | {"metadata": metadata(service, item["metadata"]["name"], owner, {labels.REVISION: made_from})}
-        for item in _mounted(named)
+        for item in [*_mounted(named), *_contents(named)]
     ]
 
 
@@ -89,10 +90,17 @@ def metadata(
 def _mounted(service: KubeService) -> list[Object]:
     run = service.run
     files = config_map(run, _NOBODY)
+    if service.contents is not None:
+        files["data"] |= service_contents.config_data(service.contents)
     if service.prober is None:
         return [files, *secrets(run, _NOBODY)]
     files["data"] |= service_prober.program()
     return [files, *secrets(run, _NOBODY), _secret(prober_name(run.run_name), service_prober.secret_data(service.spec))]
+
+
+def _contents(service: KubeService) -> list[Object]:
+    """Not by their data in the revision: compressors differ."""
+    return [] if service.contents is None else service_contents.secrets(service.run.run_name, service.contents)
 
 
 def _secret(name: str, data: Mapping[str, str]) -> Object:
@@ -112,6 +120,8 @@ def _template(service: KubeService, made_from: str) -> Object:
     spec["restartPolicy"] = "Always"
     spec["terminationGracePeriodSeconds"] += DRAIN
     spec["volumes"] = [volume for volume in spec["volumes"] if "downwardAPI" not in volume]
+    if service.contents is not None:
+        spec["volumes"] += service_contents.volumes(service.run.run_name, service.contents)
     if service.prober is not None:
         spec["initContainers"] = [service_prober.container(service.prober)]
     # Rather on different nodes; on one where there is no other.
@@ -138,7 +148,10 @@ def _container(service: KubeService, container: Object, volumes: set[str]) -> Ob
             *(entry for entry in container["env"] if entry["name"] != "LAMBDACTL_RANK"),
             *([] if "DSTACK_RUN_NAME" in service.run.env else [{"name": "DSTACK_RUN_NAME", "value": service.name}]),
         ],
-        "volumeMounts": [mount for mount in container["volumeMounts"] if mount["name"] in volumes],
+        "volumeMounts": [
+            *(mount for mount in container["volumeMounts"] if mount["name"] in volumes),
+            *(service_contents.mounts(service.contents) if service.contents is not None else []),
+        ],
         # Kubernetes takes it out of the rotation and stops it at the same moment; requests come for a little longer.
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN}}},
     }

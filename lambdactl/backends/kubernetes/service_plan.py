@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lambdactl.errors import CapacityError, SpecError
 from lambdactl.run import interpolate, secrets
 from lambdactl.run.container import image_of
+from lambdactl.run.content import RunContent
 from lambdactl.run.plan import owner
 from lambdactl.run.service import ServiceOverrides, replica_task
 from lambdactl.run.service_file import refuse_unsupported as refuse_in_services
@@ -22,6 +23,7 @@ from .model import KubeRun
 from .plan import DEFAULT_IMAGE, _gpus, _products, _resource, _why_not, refuse_unsupported
 from .podspec import resources
 from .quantity import amounts
+from .service_contents import Contents, refuse_contents
 from .service_model import KubeService, annotation
 from .service_objects import revision
 from .service_prober import REQUESTS
@@ -62,6 +64,7 @@ def make_plan(
     node_items: Iterable[Mapping[str, Any]],
     pods: Iterable[Mapping[str, Any]],
     old: Mapping[str, Any] | None = None,
+    contents: Contents | None = None,
 ) -> KubeServicePlan:
     """Plan a service on one cluster.
 
@@ -69,12 +72,14 @@ def make_plan(
         node_items: the Node objects.
         pods: all pods that have not ended, of all namespaces.
         old: the service's Deployment, where it runs already.
+        contents: what the replicas take with them.
 
     Raises:
         SpecError: the file uses what cannot be had here, or a variable has no value.
         CapacityError: the replicas do not fit, with every node's reason.
     """
     refuse(spec)
+    refuse_contents(spec, contents, target)
     name = overrides.run.name or spec.name
     if name is None:
         raise SpecError("a service needs a 'name'; set it, or pass -n NAME.", filename=spec.source.filename)
@@ -88,6 +93,8 @@ def make_plan(
         run,
         gpu_resource=_resource(task, fitting) if run.gpus else None,
         gpu_products=_products(task, fleet, fitting) if run.gpus else (),
+        content=contents.content if contents is not None else RunContent(),
+        files_volume=target.files_volume if contents is not None and contents.parts is None else None,
     )
     excluded = {node: "; ".join(reasons) for node, reasons in why.items() if reasons}
     wanted = int(spec.replicas.max or 0)
@@ -103,6 +110,7 @@ def make_plan(
         replicas=wanted,
         surge=any(_room(run, prober, now[node.name]) for node in fitting),
         prober=prober,
+        contents=contents,
         ready_timeout=overrides.ready_timeout,
     )
     return KubeServicePlan(service, revision(service), tuple(fitting), excluded, target, old)
@@ -120,14 +128,6 @@ def refuse(spec: ServiceSpec) -> None:
     ):  # fmt: skip
         if wrong:
             raise SpecError(f"'{field}' {text}", filename=spec.source.filename, line=line_in(spec, field))
-    for field in ("files", "repos", "docker", "utilization_policy"):
-        if getattr(spec, field, None):
-            raise SpecError(
-                f"'{field}' cannot be honoured for services on Kubernetes, whose replicas start without this machine; "
-                "put what they need into the image.",
-                filename=spec.source.filename,
-                line=line_in(spec, field),
-            )
 
 
 def _run(
@@ -140,6 +140,8 @@ def _run(
 ) -> tuple[TaskSpec, KubeRun]:
     """The task that one replica is, and the run of it."""
     task = replica_task(spec)
+    if task.docker:
+        task = replace(task, privileged=True)
     env = resolve_env(merge_env(interpolate.env_values(task.env, secrets.get), tuple(overrides.run.env)), os.environ)
     task = replace(
         task,

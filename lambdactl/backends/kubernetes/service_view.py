@@ -9,7 +9,7 @@ from lambdactl.run.service_control import ServiceStatus
 
 from . import labels
 from .podspec import CONTAINER
-from .podstate import Pod, condition, container, given_up, hopeless, moment, running, waiting_for
+from .podstate import IDLE, Pod, condition, container, given_up, hopeless, moment, running, waiting_for
 from .service_model import PROBER, annotation
 
 GIVE_UP = 3
@@ -56,6 +56,8 @@ def last_end(pod: Pod) -> str | None:
     said = str(ended.get("message") or "")
     if said.startswith("start-failed: "):
         return said.removeprefix("start-failed: ").rstrip(".")
+    if said.startswith(IDLE):
+        return said.removeprefix(IDLE).rstrip(".")
     if ended.get("reason") == "OOMKilled":
         return "the kernel killed it for lack of memory"
     return f"the commands exited with code {ended.get('exitCode')}"

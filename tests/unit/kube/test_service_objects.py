@@ -198,3 +198,17 @@ def test_where_the_probes_are_asked(cluster: FakeCluster, anywhere: Target) -> N
     both = replace(anywhere, image="all:1", probe_image="probes:1")
     assert plan(cluster, replace(anywhere, image="all:1"), model).service.prober == "all:1"
     assert plan(cluster, both, model).service.prober == "probes:1"
+
+
+def test_docker_and_idle_gpus_are_as_for_tasks(
+    cluster: FakeCluster, anywhere: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "name: aa\nport: 80\ncommands: [c]\ndocker: true\n"
+    text += "utilization_policy: {min_gpu_utilization: 10, time_window: 5m}\n"
+    with pytest.raises(SpecError, match="LAMBDACTL_DOCKER_IMAGE"):
+        plan(cluster, anywhere, text)
+    monkeypatch.setenv("LAMBDACTL_DOCKER_IMAGE", "dind:1")
+    made = objects(plan(cluster, anywhere, text))
+    main = made[0]["spec"]["template"]["spec"]["containers"][0]
+    assert (main["image"], main["securityContext"]["privileged"]) == ("dind:1", True)
+    assert "lambdactl_util_min=10\nlambdactl_util_window=300\n" in made[1]["data"]["settings"]

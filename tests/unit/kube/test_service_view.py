@@ -128,3 +128,9 @@ def test_events_of_the_probes_container_speak_when_they_say_something() -> None:
         said("Readiness probe failed: POST /b answered 500")
         == "Unhealthy: Readiness probe failed: POST /b answered 500"
     )
+
+
+def test_a_replica_that_was_ended_for_its_idle_gpus_says_so() -> None:
+    ended = {"terminated": {"exitCode": 130, "message": "utilization-policy: GPU 0 was below 10% for 300 s"}}
+    idle = pod("web-1", ready=False, container={"lastState": ended, "restartCount": 1, "started": False})
+    assert "GPU 0 was below 10% for 300 s" in look(deployment(), idle).trouble()

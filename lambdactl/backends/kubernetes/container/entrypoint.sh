@@ -24,6 +24,7 @@ lambdactl_uid=$(id -u 2>/dev/null || echo 0)
 for lambdactl_n in pid exit_code silent; do
   [ ! -e "$lambdactl_run/$lambdactl_n" ] || : >"$lambdactl_run/$lambdactl_n"
 done
+rm -f "$lambdactl_run/idle" 2>/dev/null
 
 # fail SENTENCE: what the run's state will say; the code is the one of `docker run` for a container that cannot start.
 lambdactl_fail() {
@@ -36,6 +37,7 @@ lambdactl_end() {
   [ -z "${lambdactl_sshd_pid-}" ] || kill "$lambdactl_sshd_pid" 2>/dev/null
   [ -z "${lambdactl_killer-}" ] || kill "$lambdactl_killer" 2>/dev/null
   [ -z "${lambdactl_guard-}" ] || kill "$lambdactl_guard" 2>/dev/null
+  [ -z "${lambdactl_keeper-}" ] || kill "$lambdactl_keeper" 2>/dev/null
   [ -z "${lambdactl_watcher-}" ] || kill "$lambdactl_watcher" 2>/dev/null
   exit "$1"
 }
@@ -226,8 +228,15 @@ fi
 # From here on the rank takes files: from the controller, and, where there is an sshd, from other ranks.
 [ -z "$lambdactl_have_ssh" ] || : >"$lambdactl_run/reachable"
 mv "$lambdactl_run/places.new" "$lambdactl_run/places" 2>/dev/null || cat "$lambdactl_run/places.new" >"$lambdactl_run/places"
-if [ -e "$lambdactl_base/bin/trees" ]; then
-  lambdactl_said=$(/bin/sh "$lambdactl_base/bin/receive" load 2>&1) || lambdactl_fail "$lambdactl_said"
+lambdactl_from=
+if [ -e "$lambdactl_base/bin/trees" ]; then lambdactl_from=load; elif [ -e "$lambdactl_base/content" ]; then lambdactl_from=mounted; fi
+if [ -n "$lambdactl_from" ]; then
+  lambdactl_said=$(/bin/sh "$lambdactl_base/bin/receive" "$lambdactl_from" 2>&1) || lambdactl_fail "$lambdactl_said"
+fi
+# A replica may run for longer than the volume keeps what nobody uses, and another one starts after that.
+if [ "$lambdactl_from" = load ] && [ -n "${lambdactl_alone-}" ]; then
+  { while sleep 1800; do /bin/sh "$lambdactl_base/bin/receive" keep; done; } >/dev/null 2>&1 &
+  lambdactl_keeper=$!
 fi
 
 # --- Everybody's address -------------------------------------------------------------------------------------------------

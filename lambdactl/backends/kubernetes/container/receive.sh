@@ -12,6 +12,9 @@
 #   receive store LIST            as `parts`, into the volume
 #   receive fetch TREE...         takes trees from it; says which pieces are not there, or are not what they are named
 #   receive load                  takes what bin/trees names from it, and places it, by itself
+#   receive keep                  counts what bin/trees names as used now
+# and of a service, whose replicas start without anybody who could send something:
+#   receive mounted               takes what is in content/, INDEX.NUMBER of a gzip file each, and places it, by itself
 # Exit codes: 3 pieces came damaged, 1 everything else, with a sentence on standard error.
 # POSIX shell; besides what the entrypoint needs: tar, wc, rm, mv, ls; sha256sum where there is one, find for the volume.
 
@@ -179,7 +182,8 @@ store() {
 
 take_in() {
   while read -r name _ sum; do
-    chmod 0666 "$new/$name" && mv "$new/$name" "$volume/$sum" || exit 1
+    # As new as it is: in the archive it is from 1970, which tidy would take for unused.
+    touch "$new/$name" && chmod 0666 "$new/$name" && mv "$new/$name" "$volume/$sum" || exit 1
   done <"$new/$1"
   rm -rf "$new"
 }
@@ -219,10 +223,32 @@ fetch() {
   rm -f "$parts/.tree" "$parts/.sums" "$parts/.found" "$parts/.said"
 }
 
+keep() {
+  while read -r tree; do
+    touch -c "$volume/$tree"
+    while read -r _ _ sum; do touch -c "$volume/$sum"; done <"$volume/$tree"
+  done <"$base/bin/trees"
+}
+
+# What an earlier start of this container has left on the pod's own volume, which outlives it.
+again() { rm -rf "$base/data/work" "$base/run/delivered"; }
+
+mounted() {
+  if tool=$(lacking); then fail "the image has no $tool, which 'files' and 'repos' need"; fi
+  command -v gzip >/dev/null || fail "the image has no gzip, which 'files' and 'repos' of a service need"
+  prepare || exit 1
+  again
+  while IFS=' ' read -r index _ <&3; do
+    cat "$base/content/$index".* | gzip -dc >"$parts/$index.0" || fail "what the service takes with it cannot be unpacked"
+  done 3<"$base/bin/content"
+  place
+}
+
 load() {
   if tool=$(lacking); then fail "the image has no $tool, which 'files' need"; fi
   command -v sha256sum >/dev/null || fail "the image has no sha256sum, which files from a volume need"
   prepare || exit 1
+  again
   # shellcheck disable=SC2046,SC2086  # one word a tree; all that is said on one line
   said=$(fetch $(cat "$base/bin/trees")) || exit 1
   [ -z "$said" ] || fail "the files volume has not all of the files any more ($(echo $said)); apply the file again"
