@@ -59,7 +59,6 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
         await _refuse_same_name(backend, name)
         make = partial(plan_on, task, backend, overrides, content, keep=options.keep)
         plan, client = await make(_limit(patience, attempts))
-        await delivery.check_volume(client, plan.run)
         show(plan)
         local_ports(plan, options)  # one that is taken is told before anything is started
         if not confirm(f"Run {name} on {fleet.name}?", yes=options.yes):
@@ -184,6 +183,7 @@ async def plan_on(
                 except CapacityError as error:
                     problem = problem or error
                 else:
+                    await delivery.check_volume(client, plan.run)
                     return await _with_priority(plan, client), client
             problem = problem or CapacityError(f"the fleet {backend.name} has no cluster.")
             if (left := deadline - time.monotonic()) <= 0:
