@@ -58,7 +58,7 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
     async with open_backend(fleet) as backend:
         await _refuse_same_name(backend, name)
         make = partial(plan_on, task, backend, overrides, content, keep=options.keep)
-        plan, client = await make(_limit(patience, attempts))
+        plan, client = await make(allowance(patience, attempts))
         show(plan)
         local_ports(plan, options)  # one that is taken is told before anything is started
         if not confirm(f"Run {name} on {fleet.name}?", yes=options.yes):
@@ -70,20 +70,20 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
             try:
                 code, status = await _attempt(backend, client, fleet, plan, options, wait=patience.waits)
             except CapacityError as error:  # somebody was quicker
-                if (limit := _limit(patience, attempts)) == 0:
+                if (limit := allowance(patience, attempts)) == 0:
                     raise
                 note(str(error))
             else:
                 if status is None or not await rest(client, attempts, status, note):
                     break
-                limit = _limit(patience, attempts)
+                limit = allowance(patience, attempts)
             plan, client = await make(limit)
         if task.retry is not None and status is not None and (ref := await backend.find(status.run_id)) is not None:
             await clean_up(ref.client, ref.view)
     return code
 
 
-def _limit(patience: Patience, attempts: Attempts) -> float | None:
+def allowance(patience: Patience, attempts: Attempts) -> float | None:
     """Seconds that the next attempt may wait for nodes; None without end."""
     if patience.waits:
         return patience.limit
@@ -129,14 +129,14 @@ async def _follow(
     except LambdactlError as error:
         if plan.run.task.retry is None or type(error) is not LambdactlError:
             raise
-        code, status = EXIT_FAILED, _never_started(plan, str(error))
+        code, status = EXIT_FAILED, never_started(plan, str(error))
         note(str(error))
     if status is not None:
         remember(plan, fleet, state="ended", exit_code=code)
     return code, status
 
 
-def _never_started(plan: KubePlan, why: str) -> RunStatus:
+def never_started(plan: KubePlan, why: str) -> RunStatus:
     """The end of a run that was taken back, as the event that `retry` knows."""
     run, now = plan.run, time.time()
     return RunStatus(

@@ -21,6 +21,7 @@ from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
 from .keys import make_key
 from .model import KubeRun
 from .nodes import ClusterView, KubeNode, find_rdma, node_reasons
+from .pinning import ELSE, hostnames, pinned
 
 if TYPE_CHECKING:
     from .config import Target
@@ -84,7 +85,8 @@ def make_plan(
         registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
     )
     name = overrides.name or task.name or random_name()
-    why = {node.name: _why_not(task, fleet, node) for node in view.nodes}
+    names = pinned(task, fleet, view.nodes)
+    why = {node.name: _why_not(task, fleet, node, names) for node in view.nodes}
     fitting = [node for node in view.nodes if not why[node.name]]
     excluded = {node: "; ".join(reasons) for node, reasons in why.items() if reasons}
     if len(fitting) < task.nodes and not anyway:
@@ -113,6 +115,7 @@ def make_plan(
         node_timeout=int(overrides.node_timeout),
         content=content or RunContent(),
         files_volume=target.files_volume,
+        hostnames=hostnames(names, view.nodes),
     )
     return KubePlan(run, tuple(fitting[: task.nodes]), excluded, target)
 
@@ -146,7 +149,9 @@ def refuse_unsupported(task: TaskSpec) -> None:
     check_entrypoint(task)
 
 
-def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode) -> list[str]:
+def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode, names: frozenset[str] | None) -> list[str]:
+    if names is not None and node.name not in names:
+        return [ELSE]
     of_fleet = node_reasons(fleet.spec.resources, node)
     return of_fleet or node_reasons(task.resources, node, free=True)
 
