@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .spec import Job
 
 FAREWELL = 5.0
+# Seconds that the peers' commands get for their start before the links are made, where no start waits for them: a link
+# costs both of its nodes the start of a program, which a small gang's commands would otherwise compete with.
+FIRST_THE_COMMANDS = 0.5
 
 
 class Coordinator:
@@ -50,6 +53,16 @@ class Coordinator:
             PeerLink(loop, job, rank, on_message=self._on_message, on_lost=self._on_lost)
             for rank in range(1, len(job.nodes))
         ]
+        self._unopened = list(self.links)
+        if job.gated or job.startup_order != "any":
+            self._open()
+        else:
+            loop.later(FIRST_THE_COMMANDS, self._open)
+
+    def _open(self) -> None:
+        links, self._unopened = self._unopened, []
+        for link in links:
+            link.open()
 
     def observe_own(self, value: dict[str, Any]) -> None:
         """Take in rank 0's own state."""
@@ -81,6 +94,7 @@ class Coordinator:
     def _carry_out(self) -> None:
         order = self._gang.stop_order
         if order is not None:
+            self._open()
             self._on_stop(order)
             for link in self.links:
                 self._tell(link, {"op": "stop", **order})

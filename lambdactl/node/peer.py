@@ -54,7 +54,10 @@ def agent_command(run: str, node: Node) -> list[str]:
 
 
 class PeerLink:
-    """Keeps one peer's agent connected. Calls `on_message(rank, message)`, and `on_lost(rank, text)` on giving up."""
+    """Keeps one peer's agent connected, from `open` on.
+
+    Calls `on_message(rank, message)`, and `on_lost(rank, text)` on giving up.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,10 @@ class PeerLink:
         self._delay = RECONNECT_FIRST
         self._heard = time.monotonic()
         self._retry: Timer | None = None
+
+    def open(self) -> None:
+        """Connect for the first time."""
+        self._heard = time.monotonic()
         self._loop.later(self._interval, self._ping)
         self._connect()
 

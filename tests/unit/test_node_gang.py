@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lambdactl.node import coordinator
 from lambdactl.node.gang import Gang
 from lambdactl.node.spec import Job
 from tests.unit.node_bed import PYTHONS, Bed, command_lines, kill
@@ -231,3 +232,71 @@ def test_unreachable_node(bed: Bed) -> None:
     assert (value["gang"]["state"], value["gang"]["reason"]) == ("failed", "node-unreachable")
     for words in ("n1 (127.0.0.2)", "no route to 127.0.0.2", "rank 1"):
         assert words in value["gang"]["message"]
+
+
+class Links:
+    """Stands in for the links to the peers and for the loop's timers: what is opened when, without processes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened: list[int] = []
+        self.due: list[Any] = []
+        outer = self
+
+        class Link:
+            attached = closed = False
+            pid = None
+
+            def __init__(self, loop: Any, job: Job, rank: int, **_: Any) -> None:
+                self.rank = rank
+
+            def open(self) -> None:
+                outer.opened.append(self.rank)
+
+        monkeypatch.setattr(coordinator, "PeerLink", Link)
+
+    def later(self, _seconds: float, callback: Any) -> None:
+        self.due.append(callback)
+
+    def coordinate(self, **fields: Any) -> coordinator.Coordinator:
+        nodes = [{"name": f"n{rank}", "ip": f"10.0.0.{rank}"} for rank in range(3)]
+        job = Job({"run_id": RUN, "run_name": "x", "nodes": nodes, "rank": 0, "script": "", **fields})
+
+        def ignore(*_: Any) -> None:
+            return
+
+        return coordinator.Coordinator(
+            self,  # type: ignore[arg-type]
+            job,
+            on_start=lambda: self.opened.append(0),
+            on_stop=ignore,
+            on_gang=ignore,
+            on_end=ignore,
+        )
+
+
+def test_the_commands_go_before_the_links_where_no_start_waits_for_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = Links(monkeypatch)
+    links.coordinate().observe_own(WAIT)
+    assert links.opened == [0]
+    for callback in [*links.due, *links.due]:
+        callback()
+    assert links.opened == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"startup_order": "workers-first"}, {"files": [{"manifest": "0" * 64, "path": "x"}]}]
+)
+def test_a_start_that_waits_for_others_has_its_links_at_once(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = Links(monkeypatch)
+    links.coordinate(**fields)
+    assert links.opened == [1, 2]
+
+
+def test_a_run_that_is_to_end_has_its_links_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = Links(monkeypatch)
+    run = links.coordinate()
+    run.observe_own(WAIT)
+    run.ask_stop("stopped-by-user", None, abort=False, grace=None)
+    assert links.opened == [0, 1, 2]
