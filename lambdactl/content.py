@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent
 FOLDERS = ("playbooks", "roles", "inventory_plugins", "sandbox")
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 SHEBANG = b"#!/usr/bin/env -S python3 -I -S\n"
-MAIN = b"use_compiled(sys.path[0])\nfrom lambdactl.node.__main__ import main\nsys.exit(main())\n"
+MAIN = b"use_compiled(sys.path[0])\nfrom lambdactl.node.__main__ import main\nleave(main())\n"
 
 
 def root() -> Path:

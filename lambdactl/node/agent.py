@@ -6,12 +6,11 @@ In: {"op": "ping" | "go" | "stop" | "gang", ...}. Out: {"state": RankState} at e
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
 
-from . import control, paths, repair, state
+from . import control, light, paths, repair, state
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -25,7 +24,7 @@ MAX_LINE = 1 << 20
 
 
 def _say(message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode() + b"\n"
+    data = light.dumps(message).encode() + b"\n"
     while data:
         data = data[os.write(1, data) :]
 
@@ -83,7 +82,7 @@ class Agent:
         self._report()
 
     def _obey(self, line: bytes) -> None:
-        message = json.loads(line)
+        message = light.loads(line)
         operation = message.get("op")
         if operation == "ping":
             if self._wakeups is not None:

@@ -7,13 +7,11 @@ not send, and a temporary file, which `collect` removes.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import re
 import time
 
-from . import locks, paths
+from . import light, locks, paths
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-DIGEST = re.compile(r"[0-9a-f]{64}")
 TEMPORARY = ".new-"
 CUT_AGE = 60.0
 FRESH = 3600.0  # seconds that a blob is kept although no run names it: its run may be about to be submitted
@@ -30,9 +27,14 @@ RESERVE = 256 << 20  # bytes of the file system that uploads leave free: the nod
 SHARE = 0.1  # of the file system that unused blobs may take
 
 
+def is_digest(text: str) -> bool:
+    """Whether this is a sha256 in hexadecimal."""
+    return len(text) == 64 and light.made_of(text, paths.HEX)
+
+
 def digest(value: object) -> str:
     """The value when it is a sha256 in hexadecimal: it names a file, so nothing else passes."""
-    if isinstance(value, str) and DIGEST.fullmatch(value):
+    if isinstance(value, str) and is_digest(value):
         return value
     raise NodeError("bad-request", f"{str(value)[:80]!r} is not a sha256 in lower-case hexadecimal")
 
@@ -102,7 +104,7 @@ def needed(job: Any) -> set[str]:
         return found
     for item in [*(job.get("files") or []), *([job["repo"]] if job.get("repo") else [])]:
         manifest = str(item.get("manifest")) if isinstance(item, dict) else ""
-        if not DIGEST.fullmatch(manifest):
+        if not is_digest(manifest):
             continue
         found.add(manifest)
         tree = paths.read_json(path(manifest))
@@ -137,10 +139,12 @@ def collect(room: int = 0) -> list[str]:
     now = time.time()
     found = []
     for name in os.listdir(folder()):
-        if DIGEST.fullmatch(name):
-            with contextlib.suppress(FileNotFoundError):
+        if is_digest(name):
+            try:
                 status = os.stat(path(name))
-                found.append((status.st_mtime, status.st_size, name))
+            except FileNotFoundError:
+                continue
+            found.append((status.st_mtime, status.st_size, name))
     total = sum(size for _, size, _ in found)
     space = os.statvfs(folder())
     limit = SHARE * space.f_blocks * space.f_frsize
@@ -163,12 +167,13 @@ def _remove_cut() -> None:
     for name in os.listdir(folder()):
         if not name.startswith(TEMPORARY):
             continue
-        with contextlib.suppress(FileNotFoundError):
+        file = f"{folder()}/{name}"
+        try:
             # One that was made just now may not be locked yet.
-            if time.time() - os.stat(f"{folder()}/{name}").st_mtime > CUT_AGE and not locks.is_held(
-                f"{folder()}/{name}"
-            ):
-                os.unlink(f"{folder()}/{name}")
+            if time.time() - os.stat(file).st_mtime > CUT_AGE and not locks.is_held(file):
+                os.unlink(file)
+        except FileNotFoundError:
+            continue
 
 
 def no_space(error: OSError, size: int) -> NodeError:

@@ -6,10 +6,9 @@ from the supervisor; systemd still kills both, because KillMode covers sub-group
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import os
 
+from . import light
 from .paths import read_text
 
 SUBGROUP = "job"
@@ -53,10 +52,13 @@ def members(folder: str) -> list[int]:
 def remove_empty(*units: str) -> None:
     """Remove what an engine has made of units that have ended, in hierarchies that systemd does not look after."""
     for unit in units:
-        for folder in glob.glob(f"/sys/fs/cgroup/*/*.slice/{unit}"):
+        slices = [path for mount in light.named("/sys/fs/cgroup") for path in light.named(mount, end=".slice")]
+        for folder in [f"{path}/{unit}" for path in slices]:
             for path, _, _ in os.walk(folder, topdown=False):
-                with contextlib.suppress(OSError):  # it is in use, or systemd's own
+                try:
                     os.rmdir(path)
+                except OSError:  # it is in use, or systemd's own
+                    continue
 
 
 def _write(path: str, value: str) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from .errors import NodeError
+from .light import Pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "docker", "podman")
 # No option may pass for an image's name, nothing in it may be a control character or a space.
-IMAGE = re.compile(r"[A-Za-z0-9][\w./:@+-]{0,511}", re.ASCII)
-USER = re.compile(r"[A-Za-z0-9_][\w.@+-]*\$?(:[A-Za-z0-9_][\w.@+-]*\$?)?", re.ASCII)
+IMAGE = Pattern(r"[A-Za-z0-9][\w./:@+-]{0,511}", "ASCII")
+USER = Pattern(r"[A-Za-z0-9_][\w.@+-]*\$?(:[A-Za-z0-9_][\w.@+-]*\$?)?", "ASCII")
 
 
 def _bad(field: str, value: object, allowed: str) -> NodeError:
@@ -43,7 +42,7 @@ def _number(raw: dict[str, Any], field: str) -> float | None:
     return value
 
 
-def _matching(raw: dict[str, Any], field: str, pattern: re.Pattern[str], allowed: str) -> str | None:
+def _matching(raw: dict[str, Any], field: str, pattern: Pattern, allowed: str) -> str | None:
     value = _text(raw, field)
     if value is not None and not pattern.fullmatch(value):
         raise _bad(field, value, allowed)

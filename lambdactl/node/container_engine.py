@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import os
-import re
 
-from . import paths, programs
+from . import light, paths, programs
 from .docker_info import DockerInfo
 from .errors import NodeError
 
@@ -20,7 +17,7 @@ SOCKETS = {"docker": "/run/docker.sock", "podman": "/run/podman/podman.sock"}
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 CDI_KIND = "nvidia.com/gpu"
 TOOLKIT = ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
-CDI_NAME = re.compile(r"""(?:^|[\s{,-])["']?name["']?\s*:\s*["']?([A-Za-z0-9][\w.:-]*)""", re.MULTILINE)
+CDI_NAME = light.Pattern(r"""(?:^|[\s{,-])["']?name["']?\s*:\s*["']?([A-Za-z0-9][\w.:-]*)""", "MULTILINE")
 
 
 class Engine:
@@ -55,7 +52,7 @@ class Engine:
 
 def cdi_text() -> str:
     """The node's CDI files that describe NVIDIA GPUs, as one text."""
-    files = (path for folder in CDI_FOLDERS for path in sorted(glob.glob(paths.ROOT + folder + "/*")))
+    files = (path for folder in CDI_FOLDERS for path in light.named(paths.ROOT + folder))
     return "\n".join(text for text in map(paths.read_text, files) if CDI_KIND in text)
 
 
@@ -78,7 +75,7 @@ def _finish(name: str, path: str, program: programs.Program | DockerInfo) -> Eng
     code, text = program.result(problems)
     start = text.find("{")
     try:
-        info = json.loads(text[start : text.rfind("}") + 1]) if start >= 0 else {}
+        info = light.loads(text[start : text.rfind("}") + 1]) if start >= 0 else {}
     except ValueError:
         info = {}
     errors = info.get("ServerErrors") or []

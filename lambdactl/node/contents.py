@@ -7,9 +7,7 @@ written with the user's own rights, so that no link in anybody's folder leads a 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import time
 
 from . import blobs, paths, places
@@ -18,7 +16,8 @@ from .launch import find_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from types import TracebackType
     from typing import Any
 
     from .launch import User
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 PARTIAL, COMPLETE = ".git/lambdactl-partial", ".git/lambdactl-run"
 SETTLE = 3.0  # seconds that another rank of the run gets to mark the folder that both see (a shared file system)
 SAY_INTERVAL = 1.0
-REPO_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
 class Upload:
@@ -74,11 +72,11 @@ def place(job: Job, say: Callable[[str], None]) -> None:
     repo, directory = job.repo, places.repo_dir(job, user)
     if repo is not None and directory is not None:
         _own_folder(places.run_folder(job), user)
-        with _rights_of(user):
+        with _RightsOf(user):
             wanted = _claim(directory, repo.if_exists, job.run_id)
         if wanted:
             _Tree(repo.manifest, directory, user, job, say).place()
-            with _rights_of(user):
+            with _RightsOf(user):
                 _complete(directory)
     base = places.working_dir(job, user)
     for item in job.files:
@@ -91,21 +89,23 @@ def _own_folder(path: str, user: User) -> None:
         os.chown(path, user.uid, user.gid)
 
 
-@contextlib.contextmanager
-def _rights_of(user: User) -> Iterator[None]:
+class _RightsOf:
     """Act as the user inside; the process stays root's (nothing of the user's runs in it)."""
-    if os.geteuid() != 0 or user.uid == 0:
-        yield
-        return
-    os.setgroups(user.groups)
-    os.setegid(user.gid)
-    os.seteuid(user.uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups([])
+
+    def __init__(self, user: User) -> None:
+        self._user = user if os.geteuid() == 0 and user.uid != 0 else None
+
+    def __enter__(self) -> None:
+        if self._user is not None:
+            os.setgroups(self._user.groups)
+            os.setegid(self._user.gid)
+            os.seteuid(self._user.uid)
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if self._user is not None:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups([])
 
 
 def _claim(directory: str, if_exists: str, run: str) -> bool:
@@ -145,9 +145,18 @@ def inside(entry: dict[str, Any]) -> str:
     return relative
 
 
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:  # what is in the way is told by whoever writes there
+        return
+
+
 def _complete(directory: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # another rank on a shared file system was first
+    try:
         os.replace(f"{directory}/{PARTIAL}", f"{directory}/{COMPLETE}")
+    except FileNotFoundError:  # another rank on a shared file system was first
+        return
 
 
 class _Tree:
@@ -169,12 +178,12 @@ class _Tree:
                 if "parts" in entry:
                     self._file(path, entry)
                 else:
-                    with _rights_of(self._user):
+                    with _RightsOf(self._user):
                         self._other(path, entry)
                 if time.monotonic() - self._said > SAY_INTERVAL:
                     self._said = time.monotonic()
                     self._say(f"placing {number + 1} of {len(self._entries)} files in {self._target}")
-            with _rights_of(self._user):
+            with _RightsOf(self._user):
                 self._folder_modes()
         except OSError as error:
             raise NodeError("start-failed", f"{error.filename or self._target}: {error.strerror}") from None
@@ -192,14 +201,13 @@ class _Tree:
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = path + self._suffix
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        _remove(temporary)
         os.symlink(str(entry["link"]), temporary)
         os.replace(temporary, path)
 
     def _file(self, path: str, entry: dict[str, Any]) -> None:
         temporary = path + self._suffix
-        with _rights_of(self._user):
+        with _RightsOf(self._user):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if os.path.isdir(path) and not os.path.islink(path):
                 raise NodeError("start-failed", f"{path} is a folder on this node, and the upload is a file")
@@ -210,11 +218,11 @@ class _Tree:
             os.fchmod(output, int(entry.get("mode", 0o644)) & 0o777)
             if "mtime" in entry:
                 os.utime(output, (int(entry["mtime"]),) * 2)
-            with _rights_of(self._user):
+            with _RightsOf(self._user):
                 os.replace(temporary, path)
         except BaseException:
-            with _rights_of(self._user), contextlib.suppress(OSError):
-                os.unlink(temporary)
+            with _RightsOf(self._user):
+                _remove(temporary)
             raise
         finally:
             os.close(output)

@@ -7,13 +7,12 @@ not read loses nothing (it has wake-ups waiting) and holds nobody up.
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import struct
 
-from . import paths
+from . import light, paths
 from .errors import NodeError, as_object
+from .sockets import accept, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from .loop import Loop
 
-MAX_LINE = 1 << 16
+MAX_LINE, MAX_ANSWER = 1 << 16, 1 << 20
 MAX_CLIENTS = 512
 LOG_GREW, STATE_CHANGED = b".", b"S"
 
@@ -69,13 +68,19 @@ def call(run: str, request: dict[str, Any], timeout: float = 5.0) -> dict[str, A
     client = connect(run, timeout)
     if client is None:
         return None
-    with client:
-        try:
-            client.sendall(json.dumps(request).encode() + b"\n")
-            answer = client.makefile("rb").readline(1 << 20)
-            reply = json.loads(answer) if answer.endswith(b"\n") else None
-        except (OSError, ValueError):
-            return None
+    answer = b""
+    try:
+        client.sendall(light.dumps(request).encode() + b"\n")
+        while not answer.endswith(b"\n") and len(answer) < MAX_ANSWER:
+            data = client.recv(MAX_LINE)
+            if not data:
+                return None
+            answer += data
+        reply = light.loads(answer)
+    except (OSError, ValueError):
+        return None
+    finally:
+        client.close()
     if isinstance(reply, dict) and not reply.get("ok"):
         raise NodeError("internal", str(reply.get("message")))
     return reply if isinstance(reply, dict) else None
@@ -86,7 +91,7 @@ def subscribe(run: str, *, log: bool, agent: bool = False) -> socket.socket | No
     client = connect(run)
     if client is not None:
         try:
-            client.sendall(json.dumps({"op": "subscribe", "log": log, "agent": agent}).encode() + b"\n")
+            client.sendall(light.dumps({"op": "subscribe", "log": log, "agent": agent}).encode() + b"\n")
             client.recv(1)  # the supervisor answers with a first wake-up: from here on nothing is missed
         except OSError:
             client.close()
@@ -132,7 +137,7 @@ class ControlServer:
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._server.accept()
+            connection = accept(self._server)
         except OSError:
             return
         connection.setblocking(False)
@@ -172,7 +177,7 @@ class ControlServer:
 
     def _answer(self, line: bytes, peer: Peer) -> bytes:
         try:
-            request = as_object(json.loads(line))
+            request = as_object(light.loads(line))
             if request.get("op") == "subscribe":
                 return self._subscribe(request, peer)
             answer = {"ok": True, **self._handle(request, peer)}
@@ -180,7 +185,7 @@ class ControlServer:
             answer = {"ok": False, "code": error.code, "message": error.message}
         except (ValueError, RecursionError):
             answer = {"ok": False, "code": "bad-request", "message": "the request is not JSON"}
-        return json.dumps(answer).encode() + b"\n"
+        return light.dumps(answer).encode() + b"\n"
 
     def _subscribe(self, request: dict[str, Any], peer: Peer) -> bytes:
         self._handle(request, peer)

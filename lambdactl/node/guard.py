@@ -7,10 +7,10 @@ are re-parented to it, so even a SIGKILLed supervisor leaves nothing behind.
 from __future__ import annotations
 
 import os
-import signal
 
 from . import paths, processes, repair
 from .errors import NodeError
+from .light import signal
 from .processes import ProcessTree
 
 

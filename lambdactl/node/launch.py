@@ -7,13 +7,13 @@ import grp
 import os
 import pwd
 import resource
-import signal
 import struct
 import termios
 import tty
 
 from . import paths
 from .errors import NodeError
+from .light import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ def in_force() -> list[dict[str, Any]]:
     """All leases in force; stale ones are removed. Call it under the lock."""
     leases = []
     for name in sorted(os.listdir(paths.LEASES)):
-        if not name.endswith(".json") or not paths.RUN_ID.fullmatch(name[:-5]):
+        if not name.endswith(".json") or not paths.is_run_id(name[:-5]):
             continue
         lease = read(name[:-5])
         if lease is None or lease.get("run_id") != name[:-5] or _stale(lease):

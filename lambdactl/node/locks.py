@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
 
 def acquire(path: str, *, wait: bool) -> int | None:
@@ -22,15 +21,19 @@ def acquire(path: str, *, wait: bool) -> int | None:
     return descriptor
 
 
-@contextmanager
-def held(path: str) -> Iterator[None]:
-    """Hold a lock for the length of a block."""
-    descriptor = acquire(path, wait=True)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+class held:
+    """Hold a lock for the length of a block; a class, because `contextlib` loads more than all this needs."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> None:
+        self._descriptor = acquire(self._path, wait=True)
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 def is_held(path: str) -> bool:

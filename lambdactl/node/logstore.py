@@ -6,7 +6,6 @@ its limit the oldest segments go, and when the disk is full it drops output, cou
 
 from __future__ import annotations
 
-import bisect
 import os
 import struct
 import time
@@ -61,6 +60,8 @@ def offset_since(folder: str, moment: float) -> int:
         if segment.st_mtime + CLOCK_TICK < moment:
             best = start + segment.st_size
             continue
+        import bisect
+
         marks = list(MARK.iter_unpack(data[: len(data) // MARK.size * MARK.size]))
         position = bisect.bisect_right([mark[0] for mark in marks], moment)
         if position:

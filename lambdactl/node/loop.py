@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import heapq
 import os
-import selectors
-import signal
+import select
 import time
+
+from .light import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+
+class _Watched:
+    """A descriptor's callback, and which watching of this number it is."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback = callback
 
 
 class Timer:
@@ -34,7 +42,8 @@ class Loop:
     """Calls back for ready descriptors first, then for timers: after a pause of the machine, news beat deadlines."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()
+        self._watched: dict[int, _Watched] = {}
         self._timers: list[Timer] = []
         self._signals: dict[int, Callable[[], None]] = {}
         self._running = True
@@ -44,15 +53,19 @@ class Loop:
 
     def watch(self, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
         """Call back whenever the descriptor is ready; asking again replaces callback and events."""
-        if descriptor in self._selector.get_map():
-            self._selector.modify(descriptor, events, callback)
+        if descriptor in self._watched:
+            self._poll.modify(descriptor, events)
         else:
-            self._selector.register(descriptor, events, callback)
+            self._poll.register(descriptor, events)
+        self._watched[descriptor] = _Watched(callback)
 
     def forget(self, descriptor: int) -> None:
         """Stop watching a descriptor (before it is closed)."""
-        if descriptor in self._selector.get_map():
-            self._selector.unregister(descriptor)
+        if self._watched.pop(descriptor, None) is not None:
+            try:
+                self._poll.unregister(descriptor)
+            except OSError:  # it is closed already
+                return
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back once, `seconds` from now."""
@@ -83,9 +96,12 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`."""
         while self._running:
-            for key, _ in self._selector.select(self._timeout()):
-                if self._selector.get_map().get(key.fd) is key:  # not closed, nor its number reused, in this round
-                    key.data()
+            ready = [(number, self._watched.get(number)) for number, _ in self._poll.poll(self._timeout())]
+            for number, watched in ready:
+                if (
+                    watched is not None and self._watched.get(number) is watched
+                ):  # not closed, nor its number reused, in this round
+                    watched.callback()
             now = time.monotonic()
             while self._timers and self._timers[0].when <= now:
                 timer = heapq.heappop(self._timers)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-import socket
 import struct
 
-from . import paths
+from . import light, paths
 from .gpus import sysfs
 from .paths import read_text
 
@@ -19,11 +17,13 @@ if TYPE_CHECKING:
 RTM_GETADDR, NLM_F_REQUEST_DUMP, NLMSG_DONE, NLMSG_ERROR = 22, 0x301, 3, 2
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RT_SCOPE_LINK = 253
-RATE = re.compile(r"([0-9.]+) Gb/sec")
 
 
 def _messages() -> Iterator[tuple[int, bytes]]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
+    from .sockets import socket
+
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    try:
         netlink.settimeout(2.0)
         netlink.bind((0, 0))
         netlink.send(struct.pack("=IHHII8s", 24, RTM_GETADDR, NLM_F_REQUEST_DUMP, 1, 0, b"\0" * 8))
@@ -35,6 +35,8 @@ def _messages() -> Iterator[tuple[int, bytes]]:
                     return
                 yield kind, data[16:length]
                 data = data[(length + 3) & ~3 :]
+    finally:
+        netlink.close()
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -54,6 +56,8 @@ def addresses() -> list[dict[str, Any]]:
     reached = os.environ.get("SSH_CONNECTION", "").split()
     if paths.ROOT and len(reached) == 4:
         return [{"interface": "ssh", "address": reached[2], "prefix": 8}]
+    from .sockets import socket
+
     names = dict(socket.if_nameindex())
     found = []
     try:
@@ -78,14 +82,14 @@ def infiniband() -> list[dict[str, Any]]:
     for device in sorted(os.listdir(root)) if os.path.isdir(root) else []:
         folder = f"{root}/{device}/ports"
         for port in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-            rate = RATE.match(read_text(f"{folder}/{port}/rate"))
+            rate, unit, _ = read_text(f"{folder}/{port}/rate").partition(" Gb/sec")
             ports.append(
                 {
                     "device": device,
                     "port": int(port),
                     "state": read_text(f"{folder}/{port}/state").partition(":")[2].strip(),
                     "link_layer": read_text(f"{folder}/{port}/link_layer").strip(),
-                    "rate_gbps": float(rate.group(1)) if rate else None,
+                    "rate_gbps": float(rate) if unit and light.made_of(rate, "0123456789.") else None,
                 }
             )
     return ports

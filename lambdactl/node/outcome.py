@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ def of_exit(status: int, *, oom: bool) -> dict[str, Any]:
         text = "the kernel killed a process of the job for lack of memory"
         return {"state": "failed", "reason": "oom", "exit_code": code, "message": text}
     if os.WIFSIGNALED(status):
+        import signal
+
         name = (
             signal.Signals(os.WTERMSIG(status)).name
             if os.WTERMSIG(status) in set(signal.Signals)

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 
+from . import light
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -26,21 +25,37 @@ PROVISIONED = STATE + "/provisioned"
 RUNNER = OPT + "/runner.pyz"
 GPU_CACHE = STATE + "/gpus.json"
 
-RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
-ROLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+HEX = "0123456789abcdef"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+DIGITS = "0123456789"
+
+
+def is_run_id(text: str) -> bool:
+    """Whether this is a UUID in lower case."""
+    parts = text.split("-")
+    return [*map(len, parts)] == [8, 4, 4, 4, 12] and light.made_of("".join(parts), HEX)
+
+
+def is_run_name(text: str) -> bool:
+    """Whether this may be a run's name."""
+    return light.is_word(text, LETTERS + DIGITS, LETTERS + DIGITS + "-", 100)
+
+
+def is_role_name(text: str) -> bool:
+    """Whether this may be a role's name."""
+    return light.is_word(text, LETTERS, LETTERS + DIGITS + "_", 64)
 
 
 def run_id(value: object) -> str:
     """The value when it is a run's UUID in lower case; it names folders, units and sockets, so nothing else passes."""
-    if isinstance(value, str) and RUN_ID.fullmatch(value):
+    if isinstance(value, str) and is_run_id(value):
         return value
     raise NodeError("bad-request", f"run_id {str(value)[:60]!r} is not a UUID in lower case")
 
 
 def run_key(value: object) -> str:
     """The value when it may be a run's name or UUID."""
-    if isinstance(value, str) and (RUN_ID.fullmatch(value) or RUN_NAME.fullmatch(value)):
+    if isinstance(value, str) and (is_run_id(value) or is_run_name(value)):
         return value
     raise NodeError("bad-request", f"run {str(value)[:60]!r} is neither a run's name ([a-z0-9-]) nor its UUID")
 
@@ -75,8 +90,8 @@ def read_text(path: str, default: str = "") -> str:
 def read_json(path: str) -> Any:
     """A JSON file's value, or None when it is missing or broken (a crash may have cut it)."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        with open(path, "rb") as file:
+            return light.loads(file.read())
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -102,7 +117,16 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
 
 def write_json(path: str, value: object, mode: int = 0o600) -> None:
     """Replace a JSON file in one step."""
-    write_atomic(path, json.dumps(value, separators=(",", ":")).encode(), mode)
+    write_atomic(path, light.compact(value).encode(), mode)
+
+
+def memory() -> int | None:
+    """The machine's memory in bytes, or None when it is not known."""
+    for line in read_text("/proc/meminfo").splitlines():
+        words = line.split()
+        if words[:1] == ["MemTotal:"] and words[2:] == ["kB"] and words[1].isdigit():
+            return int(words[1]) * 1024
+    return None
 
 
 def kernel_boot_id() -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import signal
 import time
 
-from . import paths
+from . import light, paths
 from .errors import NodeError
 from .launch import User, find_user, spawn
+from .light import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +122,7 @@ class PeerLink:
     def send(self, message: dict[str, Any]) -> None:
         """Send a message if the agent is there; what must arrive is sent again after a reconnect."""
         if self._stdin >= 0 and len(self._output) < MAX_BUFFER:
-            self._output += json.dumps(message).encode() + b"\n"
+            self._output += light.dumps(message).encode() + b"\n"
             self._flush()
 
     def _flush(self) -> None:
@@ -164,7 +162,7 @@ class PeerLink:
 
     def _message(self, line: bytes) -> None:
         try:
-            message = json.loads(line)
+            message = light.loads(line)
         except ValueError:  # a login banner or an rc file's chatter on standard output
             self._words = (self._words + line)[-LAST_WORDS:]
             return
@@ -221,8 +219,10 @@ class PeerLink:
 
     def _kill(self) -> None:
         if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            try:
                 os.killpg(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                return
 
     def reaped(self) -> None:
         """The process has ended and was waited for."""

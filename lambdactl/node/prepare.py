@@ -6,14 +6,13 @@ its commands before every rank is prepared. Another kind of preparation is one m
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 
-from . import contents, repair, spec, volumes
+from . import contents, light, repair, spec, volumes
 from .errors import NodeError
 from .launch import find_user, spawn
+from .light import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def main(args: list[str]) -> int:
     job = spec.load(args[0])
 
     def say(text: str) -> None:
-        sys.stdout.write(json.dumps({"message": text}) + "\n")
+        sys.stdout.write(light.dumps({"message": text}) + "\n")
         sys.stdout.flush()
 
     try:
@@ -67,7 +66,7 @@ def main(args: list[str]) -> int:
         problem = f"{error.strerror or error} ({error.filename or 'no file'})"
     else:
         return 0
-    sys.stdout.write(json.dumps({"problem": problem}) + "\n")
+    sys.stdout.write(light.dumps({"problem": problem}) + "\n")
     return 1
 
 
@@ -110,7 +109,7 @@ class Preparation:
 
     def _line(self, line: bytes) -> None:
         try:
-            message = json.loads(line)
+            message = light.loads(line)
             if "problem" in message:
                 self._problem = str(message["problem"])
             elif not self.done:

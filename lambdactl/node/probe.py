@@ -5,23 +5,21 @@ Sizes in bytes, times in seconds since 1970. `problems` holds what is wrong with
 
 from __future__ import annotations
 
-import glob
 import os
-import re
-import socket
 import sys
 import time
 
-from . import container_engine, gpus, lease, network, paths, programs, provisioned, tools
+from . import gpus, lease, light, network, paths, programs, provisioned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-OPENMPI_FOLDERS = ("/usr/mpi/gcc/openmpi-*/bin", "/opt/openmpi*/bin", "/usr/lib64/openmpi/bin")
+OPENMPI_FOLDERS = (("/usr/mpi/gcc", "openmpi-"), ("/opt", "openmpi"))  # folders of folders, begin of their names
+OPENMPI_REDHAT = "/usr/lib64/openmpi/bin"
 NCCL_TESTS = "/opt/nccl-tests/build"
 CUDA_VERSION = "/usr/local/cuda/version.json"
-VERSION = re.compile(r"\b([0-9]+(?:\.[0-9]+)+)")
+VERSION = paths.DIGITS + "."
 
 
 def _system() -> dict[str, Any]:
@@ -29,7 +27,7 @@ def _system() -> dict[str, Any]:
     release = {name: value.strip("\"'") for name, _, value in entries}
     kernel = os.uname()
     return {
-        "hostname": socket.gethostname(),
+        "hostname": kernel.nodename,
         "boot_id": paths.kernel_boot_id(),
         "machine_id": paths.read_text("/etc/machine-id").strip(),
         "time": time.time(),
@@ -55,14 +53,18 @@ def _space(path: str) -> tuple[int, int]:
     return space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
 
 
+def _numa_nodes() -> int:
+    found = light.named(gpus.sysfs() + "/devices/system/node", "node")
+    return sum(os.path.basename(path)[4:5].isdigit() for path in found)
+
+
 def _hardware() -> dict[str, Any]:
-    memory = re.search(r"^MemTotal:\s+(\d+) kB", paths.read_text("/proc/meminfo"), re.MULTILINE)
     disk = paths.ROOT or "/"
     total, free = _space(disk)
     return {
         "cpus": os.cpu_count(),
-        "numa_nodes": len(glob.glob(gpus.sysfs() + "/devices/system/node/node[0-9]*")) or 1,
-        "memory": int(memory.group(1)) * 1024 if memory else None,
+        "numa_nodes": _numa_nodes() or 1,
+        "memory": paths.memory(),
         "disk": {"path": disk, "total": total, "free": free},
         "shared_memory": _space("/dev/shm")[0],  # noqa: S108 (the size of the file system, not a file in it)
         "addresses": network.addresses(),
@@ -81,20 +83,28 @@ def _login_home() -> str:
 
 
 def _keys() -> dict[str, Any]:
-    hosts = sorted(glob.glob("/etc/ssh/ssh_host_*_key.pub"))
+    hosts = light.named("/etc/ssh", "ssh_host_", "_key.pub")
     return {
         "ssh_host_keys": [" ".join(paths.read_text(path).split()[:2]) for path in hosts],
         "node_ssh_key": paths.read_text(paths.ROOT + _login_home() + "/.ssh/lambdactl_ed25519.pub").strip() or None,
     }
 
 
+def _number(text: str) -> str:
+    """The number with dots that a text begins with."""
+    length = len(text) - len(text.lstrip(VERSION))
+    return text[:length].strip(".")
+
+
 def _first_version(text: str) -> str | None:
-    found = VERSION.search(text)
-    return found.group(1) if found else None
+    numbers = (_number(word.lstrip("(")) for word in text.split())
+    return next((number for number in numbers if "." in number), None)
 
 
 def _start_mpi() -> tuple[str, programs.Program] | None:
-    path = programs.find("mpirun", *(folder for pattern in OPENMPI_FOLDERS for folder in sorted(glob.glob(pattern))))
+    path = programs.find(
+        "mpirun", *(path + "/bin" for place in OPENMPI_FOLDERS for path in light.named(*place)), OPENMPI_REDHAT
+    )
     return (path, programs.Remembered([path, "--version"])) if path else None
 
 
@@ -114,11 +124,28 @@ def _start_nvcc() -> programs.Program | None:
 
 def _cuda(nvcc: programs.Program | None, problems: list[str]) -> str | None:
     if nvcc is not None:
-        found = re.search(r"release ([0-9.]+)", nvcc.result(problems)[1])
-        return found.group(1) if found else None
+        return _number(nvcc.result(problems)[1].partition("release ")[2]) or None
     value = paths.read_json(CUDA_VERSION)
     version = value.get("cuda", {}).get("version") if isinstance(value, dict) else None
     return str(version) if version else None
+
+
+def _start_engines() -> list[Any]:
+    from . import container_engine
+
+    return container_engine.start_query()
+
+
+def _finish_engines(query: list[Any]) -> list[dict[str, Any]]:
+    from . import container_engine
+
+    return [engine.as_dict() for engine in container_engine.finish_query(query)]
+
+
+def _tools() -> dict[str, Any]:
+    from . import tools
+
+    return tools.find(_login_home())
 
 
 def _runner(*, recorded: bool) -> str | None:
@@ -136,7 +163,7 @@ def probe(wanted: dict[str, Any], without: frozenset[str] = frozenset()) -> dict
     """
     problems: list[str] = []
     query = gpus.start_query()
-    engines = [] if "container_engines" in without else container_engine.start_query()
+    engines = [] if "container_engines" in without else _start_engines()
     mpi = None if "openmpi" in without else _start_mpi()
     nvcc = None if "cuda" in without else _start_nvcc()
     manifests = {} if "provisioned" in without else provisioned.manifests()
@@ -145,8 +172,8 @@ def probe(wanted: dict[str, Any], without: frozenset[str] = frozenset()) -> dict
     facts["gpus"], facts["driver"] = gpus.finish_query(query, problems)
     facts["cuda"] = _cuda(nvcc, problems)
     facts["openmpi"] = _openmpi(mpi, problems)
-    facts["container_engines"] = [engine.as_dict() for engine in container_engine.finish_query(engines)]
-    facts["tools"] = None if "tools" in without else tools.find(_login_home())
+    facts["container_engines"] = _finish_engines(engines) if engines else []
+    facts["tools"] = None if "tools" in without else _tools()
     tests = paths.ROOT + NCCL_TESTS
     facts["nccl_tests"] = {"path": NCCL_TESTS} if os.access(tests + "/all_reduce_perf", os.X_OK) else None
     facts["runner"] = _runner(recorded="runner" in without)

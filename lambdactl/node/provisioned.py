@@ -30,7 +30,7 @@ def manifests() -> dict[str, dict[str, Any]]:
         return {}
     for name in names:
         role = name[:-5] if name.endswith(".json") else ""
-        if paths.ROLE_NAME.fullmatch(role):
+        if paths.is_role_name(role):
             value = paths.read_json(f"{paths.PROVISIONED}/{name}")
             found[role] = value if isinstance(value, dict) else {}
     return found

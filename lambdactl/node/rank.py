@@ -6,7 +6,6 @@ What the job needs is imported at start: the zipapp may be replaced while this r
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from . import control, env, lease, paths, places, share, spec, state, volumes
@@ -15,6 +14,7 @@ from .control import ControlServer, Peer
 from .coordinator import Coordinator
 from .errors import NodeError
 from .launch import User, find_user, known_uids, open_terminal, shell_argv, spawn
+from .light import signal
 from .logstore import LogWriter
 from .loop import Loop, Timer
 from .outcome import of_exit, of_stop

@@ -41,7 +41,7 @@ def _file(name: str) -> str:
 
 
 def _checked(name: object) -> str:
-    if isinstance(name, str) and paths.RUN_NAME.fullmatch(name):
+    if isinstance(name, str) and paths.is_run_name(name):
         return name
     raise NodeError("bad-request", f"schedule: {str(name)[:60]!r} is no run's name")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 
-from . import blobs, blocks, lease, locks, paths, repair, state, tickets
+from . import blobs, blocks, lease, light, locks, paths, repair, state, tickets
 from .errors import NodeError, as_object
 
 TYPE_CHECKING = False
@@ -289,7 +288,7 @@ def answer(line: bytes) -> dict[str, Any]:
     """The answer to one request line; whatever the line holds, there is one."""
     number = None
     try:
-        request = as_object(json.loads(line))
+        request = as_object(light.loads(line))
         number = request.get("id")
         return {"id": number, "ok": True, "result": _operation(request.get("op"))(request)}
     except NodeError as error:
@@ -312,7 +311,7 @@ def main(args: list[str]) -> int:
         if not line:
             return 0
         if line.strip():
-            sys.stdout.buffer.write(json.dumps(answer(line), separators=(",", ":")).encode() + b"\n")
+            sys.stdout.buffer.write(light.compact(answer(line)).encode() + b"\n")
             sys.stdout.buffer.flush()
 
 

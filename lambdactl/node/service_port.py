@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 
 from . import paths
 from .errors import NodeError
@@ -25,6 +24,8 @@ def parse(raw: object) -> int | None:
 
 def check(port: int, ip: str) -> None:
     """Refuse a port that something listens on, on any address of the node. Raises NodeError (start-failed)."""
+    import socket
+
     everywhere = ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))  # noqa: S104 (nobody is listened to)
     for family, address in ((socket.AF_INET, ip),) if paths.ROOT else everywhere:  # many nodes on one machine
         try:

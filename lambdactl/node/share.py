@@ -7,11 +7,9 @@ parts that are control groups' need systemd.
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 
-from . import blocks, gpus, paths, topology
+from . import blocks, gpus, light, paths, topology
 from .errors import NodeError
 
 TYPE_CHECKING = False
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
 
 UNIFIED = "/sys/fs/cgroup/cgroup.controllers"
 MEMORY_PAGE = 4096
+KIND = light.Pattern(r"^ *\d+ (\S+)$", "MULTILINE")
+MINOR = light.Pattern(r"^Device Minor:\s*(\d+)", "MULTILINE")
 
 
 class Share:
@@ -119,12 +119,12 @@ def device_properties(indices: list[int]) -> dict[str, str]:
     if not minors or not all(index in minors for index in indices):
         return {}
     characters = paths.read_text("/proc/devices").partition("Block devices:")[0]
-    kinds = re.findall(r"^ *\d+ (\S+)$", characters, re.MULTILINE)
+    kinds = KIND.findall(characters)
     allowed = ["block-*", *dict.fromkeys(f"char-{kind}" for kind in kinds if not kind.startswith("nvidia"))]
     mine = {f"/dev/nvidia{minors[index]}" for index in indices}
-    nodes = [path for path in glob.glob("/dev/nvidia*") if not os.path.isdir(path)]
-    nodes += glob.glob("/dev/nvidia-caps/*")
-    allowed += sorted(path for path in nodes if not re.fullmatch(r"/dev/nvidia[0-9]+", path) or path in mine)
+    nodes = [path for path in light.named("/dev", "nvidia") if not os.path.isdir(path)]
+    nodes += light.named("/dev/nvidia-caps")
+    allowed += sorted(path for path in nodes if not path[len("/dev/nvidia") :].isdigit() or path in mine)
     return {"DevicePolicy": "closed", "DeviceAllow": "\n".join(f"{name} rwm" for name in allowed)}
 
 
@@ -134,7 +134,7 @@ def device_minors() -> dict[int, int]:
     for gpu in gpus.known():
         domain, _, rest = str(gpu.get("pci") or "").lower().partition(":")
         text = paths.read_text(f"/proc/driver/nvidia/gpus/{domain[-4:]}:{rest}/information")
-        minor = re.search(r"^Device Minor:\s*(\d+)", text, re.MULTILINE)
+        minor = MINOR.search(text)
         if minor is None:
             return {}
         found[gpu["index"]] = int(minor.group(1))

@@ -27,7 +27,7 @@ def _join(run: str, command: str | None) -> dict[str, Any]:
 
     `env` are the run's variables here, `inside` is a process whose mount namespace the run's commands see, or None.
     """
-    if not paths.RUN_ID.fullmatch(run):
+    if not paths.is_run_id(run):
         return {}
     try:
         answer = control.call(run, {"op": "adopt"}, timeout=3.0) or {}

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import re
-import signal
-
-from . import container, contents, dev, paths, service_port, share, utilization, volumes
+from . import container, contents, dev, light, paths, service_port, share, utilization, volumes
 from .errors import NodeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-ADDRESS = re.compile(r"[0-9A-Za-z][0-9A-Za-z.:%-]{0,253}")
-USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
+LETTERS = paths.LETTERS + paths.LETTERS.upper() + "_"
+ALL = LETTERS + paths.DIGITS
 STARTUP_ORDERS = ("any", "master-first", "workers-first")
 STOP_CRITERIA = ("all-done", "master-done")
 ON_NODE_FAILURE = ("stop", "ignore")
 DEFAULT_LOG_LIMIT = 4 << 30
 DEFAULT_NODE_TIMEOUT = 120.0
 DEFAULT_STOP_GRACE = 10.0
+
+
+def is_env_name(text: str) -> bool:
+    """Whether this may be the name of an environment variable."""
+    return light.is_word(text, LETTERS, ALL, 1 << 20)
+
+
+def is_address(text: str) -> bool:
+    """Whether this may be an address or a host's name."""
+    return light.is_word(text, ALL.replace("_", ""), ALL.replace("_", "") + ".:%-", 254)
+
+
+def is_user(text: str) -> bool:
+    """Whether this is a name or number, or two with a colon between them."""
+    user, colon, group = text.partition(":")
+    return light.is_word(user, ALL, ALL + ".-", 32) and (not colon or light.is_word(group, ALL, ALL + ".-", 32))
 
 
 def _bad(field: str, value: object, allowed: str) -> NodeError:
@@ -66,11 +78,11 @@ class Node:
         self.raw = raw
         self.name = _text(raw, "name")
         self.ip = _text(raw, "ip", "")
-        if self.ip and not ADDRESS.fullmatch(self.ip):
+        if self.ip and not is_address(self.ip):
             raise _bad(f"{where}.ip", self.ip, "an address")
         self.gpus = int(_number(raw, "gpus", 0) or 0)
         self.ssh_user = _text(raw, "ssh_user", "root")
-        if not USER.fullmatch(self.ssh_user):
+        if not is_user(self.ssh_user):
             raise _bad(f"{where}.ssh_user", self.ssh_user, "a user's name")
         self.ssh_port = int(_number(raw, "ssh_port", 22, 1) or 22)
 
@@ -84,7 +96,7 @@ class Job:
         self.raw = raw
         self.run_id = paths.run_id(raw.get("run_id"))
         self.run_name = _text(raw, "run_name")
-        if not paths.RUN_NAME.fullmatch(self.run_name):
+        if not paths.is_run_name(self.run_name):
             raise _bad("run_name", self.run_name, "lower-case letters, digits and dashes")
         nodes = raw.get("nodes")
         if not isinstance(nodes, list) or not nodes:
@@ -97,7 +109,7 @@ class Job:
         self.shell = _optional_text(raw, "shell")
         self.working_dir = _optional_text(raw, "working_dir")
         self.user = _text(raw, "user", self.node.ssh_user)
-        if not USER.fullmatch(self.user):
+        if not is_user(self.user):
             raise _bad("user", self.user, "a name or number, or user:group")
         self.env = self._env(raw.get("env", {}))
         self.defaults = self._env(raw.get("defaults") or {}, "defaults")
@@ -179,7 +191,7 @@ class Job:
         if not isinstance(env, dict):
             raise _bad(field, env, "an object of texts")
         for name, value in env.items():
-            if not ENV_NAME.fullmatch(name):
+            if not is_env_name(name):
                 raise _bad(field, name, "names of letters, digits and underscores")
             if not isinstance(value, str) or "\0" in value:
                 raise _bad(f"{field}.{name}", type(value).__name__, "text without NUL")
@@ -194,9 +206,11 @@ class Job:
         return gpus
 
     @staticmethod
-    def _signal(name: object) -> signal.Signals:
-        if isinstance(name, str) and name in signal.Signals.__members__:
-            return signal.Signals[name]
+    def _signal(name: object) -> int:
+        if isinstance(name, str) and name.startswith("SIG") and name[3:4].isalpha():
+            number = getattr(light.signal, name, None)
+            if isinstance(number, int):
+                return number
         raise _bad("stop_signal", name, "a signal's name such as SIGINT or SIGTERM")
 
 

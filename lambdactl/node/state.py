@@ -118,7 +118,7 @@ def is_alive(run: str) -> bool:
 def run_ids() -> list[str]:
     """Every run that has a folder here."""
     try:
-        return sorted(name for name in os.listdir(paths.RUNS) if paths.RUN_ID.fullmatch(name))
+        return sorted(name for name in os.listdir(paths.RUNS) if paths.is_run_id(name))
     except FileNotFoundError:
         return []
 
@@ -130,7 +130,7 @@ def age_key(value: dict[str, Any]) -> tuple[float, str]:
 
 def find(key: str) -> str | None:
     """The UUID of the run with this UUID, or of the newest with this name; None when there is none."""
-    if paths.RUN_ID.fullmatch(paths.run_key(key)):
+    if paths.is_run_id(paths.run_key(key)):
         return key if os.path.isdir(paths.run_dir(key)) else None
     named = [value for value in map(read, run_ids()) if value is not None and value.get("run_name") == key]
     return str(max(named, key=age_key)["run_id"]) if named else None

@@ -25,11 +25,14 @@ def notify_ready() -> None:
     """Tell whoever started us (systemd, or the guard) that the rank is supervised from now on."""
     address = os.environ.pop("NOTIFY_SOCKET", None)
     if address:
-        import socket
+        from .sockets import socket
 
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
             notify.connect("\0" + address[1:] if address.startswith("@") else address)
             notify.send(b"READY=1")
+        finally:
+            notify.close()
     descriptor = os.environ.pop("LAMBDACTL_READY_FD", None)
     if descriptor is not None:
         os.write(int(descriptor), b"1")

@@ -42,7 +42,7 @@ def _read() -> list[dict[str, Any]]:
         return []
     found = []
     for name in names:
-        if not name.endswith(".json") or not paths.RUN_ID.fullmatch(name[:-5]):
+        if not name.endswith(".json") or not paths.is_run_id(name[:-5]):
             continue
         ticket = paths.read_json(f"{paths.QUEUE}/{name}")
         if _in_force(ticket, name[:-5]):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 
-from . import programs
+from . import light, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +26,8 @@ def _makes_venvs(path: str, version: str) -> bool:
 def find(home: str) -> dict[str, Any]:
     """What is in PATH and the usual folders; `home` is the login user's, whose own uv counts."""
     folders = [*programs.SEARCH.split(":"), *(folder.replace("~", home) for folder in USER_FOLDERS)]
-    paths = [path for folder in folders for path in glob.glob(folder + "/python3.*")]
-    found = {match.group(1): path for path in paths if (match := re.search(r"/python(3\.\d+)$", path))}
+    paths = [path for folder in folders for path in light.named(folder, "python3.")]
+    found = {os.path.basename(path)[6:]: path for path in paths if os.path.basename(path)[8:].isdigit()}
     whole = {version for version, path in found.items() if _makes_venvs(path, version)}
     return {
         "uv": programs.find("uv", *folders[-len(USER_FOLDERS) :]),

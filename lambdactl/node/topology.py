@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 
-from . import gpus, paths
+from . import gpus, light, paths
 
 
 def parse_list(text: str) -> list[int]:
@@ -21,7 +19,7 @@ def parse_list(text: str) -> list[int]:
 
 def _number(path: str) -> int:
     text = paths.read_text(path).strip()
-    return int(text) if re.fullmatch(r"[0-9]+", text) else 0
+    return int(text) if text and light.made_of(text, paths.DIGITS) else 0
 
 
 def cpus() -> list[int]:
@@ -32,9 +30,10 @@ def cpus() -> list[int]:
     if len(online) != total:
         online = list(range(total))
     nodes = {}
-    for path in glob.glob(folder + "/node/node[0-9]*/cpulist"):
-        number = int(os.path.basename(os.path.dirname(path))[4:])
-        nodes.update(dict.fromkeys(parse_list(paths.read_text(path)), number))
+    for path in light.named(folder + "/node", "node"):
+        number = os.path.basename(path)[4:]
+        if number.isdigit():
+            nodes.update(dict.fromkeys(parse_list(paths.read_text(path + "/cpulist")), int(number)))
 
     def place(cpu: int) -> tuple[int, int, int, int]:
         core = f"{folder}/cpu/cpu{cpu}/topology"
@@ -45,5 +44,4 @@ def cpus() -> list[int]:
 
 def memory() -> int:
     """The node's memory in bytes, as facts say; 0 when it is not known."""
-    found = re.search(r"^MemTotal:\s+(\d+) kB", paths.read_text("/proc/meminfo"), re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else 0
+    return paths.memory() or 0

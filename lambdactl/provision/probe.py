@@ -35,7 +35,8 @@ _FIND = (
 _INSTALLED = (
     'd="${LAMBDACTL_ROOT:-}/opt/lambdactl"; '
     '[ "$(cat "$d/runner.sha256" 2>/dev/null)" = %s ] && [ -r "$d/runner.pyz" ] || exit 98; '
-    'exec $s $p -I -S "$d/runner.pyz" serve'
+    'q="${LAMBDACTL_ROOT:-}/var/lib/lambdactl/compiled/start.py"; [ -r "$q" ] || q="$d/runner.pyz"; '
+    'exec $s $p -I -S "$q" serve'
 )
 # `answer` and not `serve`: the latter makes the runner's folders, and a look must not leave anything behind.
 _FROM_MEMORY = (

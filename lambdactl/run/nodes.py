@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 # One line of POSIX shell: root needs no sudo; LAMBDACTL_ROOT is a runner without root and systemd. The system's own
 # Python comes first, because a login user's PATH may lead to a virtual environment. 96 and 97 are our exit codes.
+# `start.py` is the same runner as this Python has compiled it (lambdactl/node/compiled.py).
 _RUNNER = (
     'r="${{LAMBDACTL_ROOT:-}}/opt/lambdactl/runner.pyz"; '
     '[ -e "$r" ] || {{ echo "lambdactl: no runner" >&2; exit 96; }}; '
+    'q="${{LAMBDACTL_ROOT:-}}/var/lib/lambdactl/compiled/start.py"; [ -r "$q" ] && r=$q; '
     "p=/usr/bin/python3; [ -x $p ] || p=python3; "
     'if [ -n "${{LAMBDACTL_ROOT:-}}" ] || [ "$(id -u)" = 0 ]; then exec $p -I -S "$r" {verb}; fi; '
     'sudo -n true 2>/dev/null || {{ echo "lambdactl: no sudo" >&2; exit 97; }}; '

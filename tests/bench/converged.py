@@ -48,6 +48,7 @@ class ConvergedBed(GangBed):
             subprocess.run(argv, env={"LAMBDACTL_ROOT": str(first)}, check=True, stdout=subprocess.DEVNULL)
         else:
             shutil.copytree(first / state / "compiled", self.root(address) / state / "compiled")
+            shutil.copy2(first / "opt/lambdactl/runner.pyz", self.root(address) / "opt/lambdactl")  # with its time
 
     def converge(self) -> None:
         """Put every manifest in place.

@@ -10,9 +10,11 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lambdactl import content
 from lambdactl.node import programs, provisioned
 from lambdactl.node.docker_info import DockerInfo
 from tests.unit.node_bed import PYTHONS, Bed, Node
@@ -36,6 +38,20 @@ HEAVY = {
     "asyncio", "typing", "dataclasses", "inspect", "subprocess", "tempfile", "shutil", "ctypes", "uuid", "platform",
     "hashlib", "argparse", "pathlib", "zipfile", "shlex", "threading", "datetime", "calendar", "logging", "random",
 }  # fmt: skip
+# What a session of the compiled runner does without as well.
+LIGHT = {
+    "enum",
+    "re",
+    "functools",
+    "collections",
+    "contextlib",
+    "json",
+    "socket",
+    "selectors",
+    "signal",
+    "glob",
+    "runpy",
+}
 UNUSED = ["cuda", "openmpi", "provisioned", "runner", "container_engines", "tools"]  # by a task without an image
 LOOK = [{"op": "probe", "roles": {}, "without": UNUSED}, {"op": "status", "run": None}]
 
@@ -87,6 +103,61 @@ def test_nothing_but_the_first_lines_is_compiled_at_a_start(bed: Bed, tmp_path: 
     assert len(compiled(bed, log)) <= 1
     assert node.runner("compile").stdout == b""
     bed.finish(bed.start("true", size=1))
+
+
+def install(bed: Bed, node: Node) -> Path:
+    """As the role does; returns the program that sessions start."""
+    folder = node.root / "opt/lambdactl"
+    folder.mkdir(parents=True)
+    bed.runner = folder / "runner.pyz"
+    bed.runner.write_bytes(content.runner_zipapp())
+    (folder / "runner.sha256").write_text(content.runner_sha256() + "\n")
+    assert node.runner("compile").stdout == b"compiled\n"
+    return node.state / "compiled/start.py"
+
+
+def loaded(bed: Bed, node: Node, program: Path, *requests: dict[str, Any]) -> set[str]:
+    """The modules that a session loads from start to end."""
+    lines = b"".join(json.dumps({"id": 1, **request}).encode() + b"\n" for request in requests)
+    argv = [bed.python, "-X", "importtime", "-I", "-S", str(program), "serve"]
+    done = subprocess.run(argv, input=lines, env=node.env, capture_output=True)
+    assert done.stdout.count(b'"ok":true') == len(requests), done
+    return {line.rpartition("|")[2].strip() for line in done.stderr.decode().splitlines() if "import time:" in line}
+
+
+def test_a_session_of_the_compiled_runner_loads_next_to_nothing(bed: Bed) -> None:
+    node = bed.nodes[0]
+    program = install(bed, node)
+    manifests = {"op": "probe", "roles": {}, "without": ["cuda", "openmpi", "container_engines", "runner"]}
+    for requests in ([], LOOK, [manifests]):
+        modules = loaded(bed, node, program, *requests)
+        assert "lambdactl.node.serve" in modules
+        assert not (LIGHT | HEAVY) & {name.partition(".")[0] for name in modules}
+
+
+@pytest.mark.parametrize("change", ["archive", "digest", "python", "writable"])
+def test_the_compiled_runner_is_not_started_where_something_else_is_installed(bed: Bed, change: str) -> None:
+    node = bed.nodes[0]
+    program = install(bed, node)
+    (file,) = program.parent.glob("*.*python*-*")
+    if change == "archive":
+        bed.runner.write_bytes(bed.runner.read_bytes() + b"\0\0")
+    elif change == "digest":
+        bed.runner.with_name("runner.sha256").write_text("0" * 64)
+    elif change == "python":
+        file.rename(file.with_name(file.name + "0"))
+    else:
+        file.chmod(0o666)
+    assert "zipimport" in loaded(bed, node, program, *LOOK)
+    assert "runpy" in loaded(bed, node, program, *LOOK)
+
+
+def test_a_run_brings_the_compiled_runner_up_to_date(bed: Bed) -> None:
+    node = bed.nodes[0]
+    program = install(bed, node)
+    program.write_text("exit(1)")
+    bed.finish(bed.start("true", size=1))
+    assert "runpy" not in loaded(bed, node, program, *LOOK)
 
 
 @pytest.mark.parametrize("damage", ["cut", "writable", "empty"])
