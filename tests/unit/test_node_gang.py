@@ -200,6 +200,7 @@ def test_killed_coordinator(bed: Bed) -> None:
     run = bed.start("sleep 1000", node_timeout=2)
     for rank in range(3):
         bed.running(run, rank)
+    bed.until(run, 0, lambda value: value["gang"]["state"] == "running")  # before, the others wait a minute for it
     kill(bed.nodes[0].supervisor(run))
     assert outcome(bed, run, 0)[:2] == ("failed", "runner-killed")
     for rank in (1, 2):
