@@ -26,6 +26,7 @@ from lambdactl.cli.options import (
     YesOption,
     complete_fleets,
 )
+from lambdactl.cli.scheduled import scheduled
 from lambdactl.cli.secret import secret_app
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.add_typer(playbook_app, name="playbook")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(nccl_app, name="nccl")
 app.add_typer(secret_app, name="secret")
+app.command(hidden=True)(scheduled)
 
 
 def _version(value: bool) -> None:

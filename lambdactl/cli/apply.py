@@ -42,6 +42,8 @@ class Options:
     wait: bool | None = None
     max_wait: str | None = None
     keep: bool = False
+    fired: bool = False
+    """Not an option: the command is the pod that starts a scheduled run (cli/kube_fire.py)."""
 
 
 def run(file: str | None, options: Options) -> int:

@@ -108,6 +108,10 @@ async def found_run(key: str, option: str | None) -> AsyncIterator[tuple[Kuberne
                 yield backend, ref
                 return
     if certain:
+        from lambdactl.cli import kube_schedule
+
+        if (scheduled := await kube_schedule.find(key, option)) is not None:
+            raise SpecError(f"{scheduled.name} is scheduled ({scheduled.message}), and no run of it is in the cluster.")
         raise SpecError(
             f"no run named {key} is in the cluster; `lambdactl ps -a` lists them "
             "(a run that was followed to its end is removed, unless it was started with --keep)."
@@ -255,6 +259,7 @@ async def all_runs(option: str | None) -> tuple[list[tuple[str, RunStatus]], dic
 
     Two fleets of one namespace show a run once, under the fleet that it was started on.
     """
+    from lambdactl.backends.kubernetes import schedules
     from lambdactl.backends.kubernetes.backend import open_backend
 
     with State() as state:
@@ -269,6 +274,9 @@ async def all_runs(option: str | None) -> tuple[list[tuple[str, RunStatus]], dic
             problems |= {f"{fleet.name}/{name}": text for name, text in unanswered.items()}
             if not unanswered:
                 dev_alias.sweep_cluster(fleet.id, {status.run_id for status in runs if not status.final})
+            for target, client in backend.clients:
+                if target.name not in unanswered:
+                    runs += await schedules.fetch(client)
             for status in runs:
                 found.setdefault(status.run_id, (fleet.name, status))
     return list(found.values()), problems, answered

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lambdactl.backends.kubernetes import schedules
 from lambdactl.backends.kubernetes.attempts import rest
 from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend, open_backend
 from lambdactl.backends.kubernetes.changes import UNTOLD, Changes, watched
@@ -21,7 +22,7 @@ from lambdactl.backends.kubernetes.plan import KubePlan, make_plan, refuse_unsup
 from lambdactl.backends.kubernetes.priorities import not_honoured, priority_class
 from lambdactl.backends.kubernetes.start import Starter, submit, take_back, taken_back_where_forbidden
 from lambdactl.backends.kubernetes.view import view_of
-from lambdactl.cli import delivery, kube_runs, waiting
+from lambdactl.cli import delivery, kube_runs, kube_schedule, waiting
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, Interrupted, LambdactlError
 from lambdactl.run import extras
@@ -50,19 +51,26 @@ def run(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options
 
 
 async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options) -> int:
-    content = await delivery.collect_content(task)
+    return await perform(task, fleet, overrides, options, await delivery.collect_content(task))
+
+
+async def perform(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options: Options, content: RunContent) -> int:
+    """Run a task with what it takes with it; its exit code. One with a schedule is left with the cluster."""
     name = overrides.name or task.name or random_name()
     overrides = replace(overrides, name=name)
     attempts = Attempts(task.retry, time.time())
     patience = waiting.patience(None, options.wait, options.max_wait)
     async with open_backend(fleet) as backend:
-        await _refuse_same_name(backend, name)
+        await _refuse_same_name(backend, name, scheduled=not options.fired)
         make = partial(plan_on, task, backend, overrides, content, keep=options.keep)
-        plan, client = await make(allowance(patience, attempts))
+        plan, client = await make(_limit(patience, attempts))
+        await delivery.check_volume(client, plan.run)
         show(plan)
         local_ports(plan, options)  # one that is taken is told before anything is started
         if not confirm(f"Run {name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
+        if task.schedule is not None:
+            return await kube_schedule.hand_over(client, fleet, plan, task, content, options, overrides)
         if options.detach and task.retry is not None and not waiting.background():
             return await waiting.wait_in_background(partial(_seen, backend, name), name, task.source.text)
         while True:
@@ -70,20 +78,29 @@ async def _apply(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, options
             try:
                 code, status = await _attempt(backend, client, fleet, plan, options, wait=patience.waits)
             except CapacityError as error:  # somebody was quicker
-                if (limit := allowance(patience, attempts)) == 0:
+                if (limit := _limit(patience, attempts)) == 0:
                     raise
                 note(str(error))
             else:
                 if status is None or not await rest(client, attempts, status, note):
                     break
-                limit = allowance(patience, attempts)
+                limit = _limit(patience, attempts)
             plan, client = await make(limit)
-        if task.retry is not None and status is not None and (ref := await backend.find(status.run_id)) is not None:
+        if (
+            _tidies_late(task, options)
+            and status is not None
+            and (ref := await backend.find(status.run_id)) is not None
+        ):
             await clean_up(ref.client, ref.view)
     return code
 
 
-def allowance(patience: Patience, attempts: Attempts) -> float | None:
+def _tidies_late(task: TaskSpec, options: Options) -> bool:
+    """Whether the objects of the last attempt go now: those of a scheduled run stay for a day, for their log."""
+    return task.retry is not None and not options.fired
+
+
+def _limit(patience: Patience, attempts: Attempts) -> float | None:
     """Seconds that the next attempt may wait for nodes; None without end."""
     if patience.waits:
         return patience.limit
@@ -119,24 +136,24 @@ async def _follow(
             ref,
             ranks=[] if waiting.background() else ranks,
             log_dir=options.log_dir,
-            stop_when_interrupted=True,
+            stop_when_interrupted=not options.fired,
             hardware=_hardware(plan),
             wait=wait,
             ports=local_ports(plan, options),
             bring=delivery.bring_to_ranks(plan.run),
-            tidy=plan.run.task.retry is None,
+            tidy=plan.run.task.retry is None and not options.fired,
         )
     except LambdactlError as error:
         if plan.run.task.retry is None or type(error) is not LambdactlError:
             raise
-        code, status = EXIT_FAILED, never_started(plan, str(error))
+        code, status = EXIT_FAILED, _never_started(plan, str(error))
         note(str(error))
     if status is not None:
         remember(plan, fleet, state="ended", exit_code=code)
     return code, status
 
 
-def never_started(plan: KubePlan, why: str) -> RunStatus:
+def _never_started(plan: KubePlan, why: str) -> RunStatus:
     """The end of a run that was taken back, as the event that `retry` knows."""
     run, now = plan.run, time.time()
     return RunStatus(
@@ -149,9 +166,10 @@ async def _seen(backend: KubernetesBackend, name: str) -> list[RunStatus]:
     return (await backend.runs(name))[0]
 
 
-async def _refuse_same_name(backend: KubernetesBackend, name: str | None) -> None:
-    if name is None:
-        return
+async def _refuse_same_name(backend: KubernetesBackend, name: str, *, scheduled: bool) -> None:
+    for _target, client in backend.clients if scheduled else ():
+        if await schedules.fetch(client, name):
+            raise CapacityError(schedules.taken(name))
     ref = await backend.find(name)
     if ref is not None and not ref.view.ended:
         where = ", ".join(str(rank["node"]) for rank in ref.status.ranks if rank["node"] != "-")
@@ -183,7 +201,6 @@ async def plan_on(
                 except CapacityError as error:
                     problem = problem or error
                 else:
-                    await delivery.check_volume(client, plan.run)
                     return await _with_priority(plan, client), client
             problem = problem or CapacityError(f"the fleet {backend.name} has no cluster.")
             if (left := deadline - time.monotonic()) <= 0:
@@ -230,7 +247,7 @@ async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, 
 
 def local_ports(plan: KubePlan, options: Options) -> list[Port]:
     """The ports to forward while this command is attached."""
-    if options.detach or waiting.background():
+    if options.detach or options.fired or waiting.background():
         return []
     ranks = [{"rank": rank, "ports": extras.ports(plan.run.task, rank)} for rank in range(plan.run.nodes)]
     return kube_runs.local_ports(plan.run.run_name, ranks, options.ports)

@@ -40,6 +40,8 @@ def _leaves(words: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield words, command
         return
     for name, child in below.items():
+        if child.hidden:
+            continue  # for machines
         yield from _leaves(f"{words} {name}", child)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from lambdactl.cli import kube_runs, services
+from lambdactl.cli import kube_runs, kube_schedule, services
 from lambdactl.cli.console import ago, duration, print_json, print_table, state_text
 from lambdactl.cli.finding import found_run
 from lambdactl.errors import EXIT_OK
@@ -20,6 +20,8 @@ def get(key: str, fleet: str | None, *, as_json: bool) -> int:
         return code
 
     async def body() -> RunStatus:
+        if (scheduled := await kube_schedule.find(key, fleet, idle=True)) is not None:
+            return scheduled
         async with kube_runs.found_run(key, fleet) as kubernetes:
             if kubernetes is not None:
                 from lambdactl.cli import kube_dev

@@ -23,12 +23,17 @@ def effective(run: RunSpec, options: Options) -> Any:
     return _with_resources(_with_profile(run, options), options)
 
 
+def profiles_file(run: RunSpec) -> Path | None:
+    """The file of profiles that a run's file is looked up in: here, beside the file, or at home."""
+    filename = run.source.filename
+    beside = [] if filename.startswith("<") else [Path(filename).resolve().parent]
+    return profiles.find([Path.cwd(), *beside, Path.home()])
+
+
 def _with_profile(run: RunSpec, options: Options) -> Any:
     if options.no_profile:
         return run
-    filename = run.source.filename
-    beside = [] if filename.startswith("<") else [Path(filename).resolve().parent]
-    path = profiles.find([Path.cwd(), *beside, Path.home()])
+    path = profiles_file(run)
     if path is None:
         if options.profile:
             raise SpecError(f"there is no profile {options.profile}: no .dstack/profiles.yml is here or at home.")

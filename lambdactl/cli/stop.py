@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lambdactl.cli import dev_alias, kube_runs, services
+from lambdactl.cli import dev_alias, kube_runs, kube_schedule, services
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
@@ -29,6 +29,8 @@ async def _unschedule(found: Found, hosts: list[str], *, yes: bool) -> bool:
 def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
     """Stop a run or a service; 0 when nothing of it is left on any node that answers and all of them answered."""
     code = services.stop(key, fleet, yes=yes)
+    if code is None:
+        code = kube_schedule.stop(key, fleet, yes=yes)
     if code is not None:
         return code
 

@@ -34,6 +34,11 @@ def _fill(text: str, value: Callable[[str], str | None]) -> str:
     return _REFERENCE.sub(one, text) if "${{" in text else text
 
 
+def escaped(text: str) -> str:
+    """A text that `value` and `with_addresses` turn back into this one, whatever references it seems to have."""
+    return _REFERENCE.sub(lambda match: f"${match[0]}" if _KNOWN.fullmatch(match[2]) else match[0], text)
+
+
 def references(text: str) -> list[str]:
     """The names that a text refers to, escapes left out."""
     return [match[2] for match in _REFERENCE.finditer(text) if not match[1]]

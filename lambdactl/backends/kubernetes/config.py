@@ -35,6 +35,7 @@ class Target:
         probe_image: the image in which services' probes are asked that a kubelet cannot ask.
         queue: Kueue's LocalQueue.
         files_volume: where the files of runs stay.
+        controller_image: the image of the pods that start a schedule's runs; it has lambdactl in it.
         origin: the file that this comes from, for messages.
         notes: what the user should know about it, one sentence each.
     """
@@ -50,6 +51,7 @@ class Target:
     probe_image: str | None = None
     queue: str | None = None
     files_volume: FilesVolume | None = None
+    controller_image: str | None = None
     origin: str = ""
     notes: tuple[str, ...] = ()
 
@@ -191,6 +193,7 @@ def _target(
         probe_image=settings.probe_image,
         queue=settings.queue,
         files_volume=settings.files_volume,
+        controller_image=settings.controller_image,
         origin=settings.filename,
         notes=notes,
     )

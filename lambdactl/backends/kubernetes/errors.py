@@ -169,6 +169,11 @@ _RULES: tuple[_Rule, ...] = (
         lambda m, a: f"the namespace{_named(a)} is being deleted; wait for the end of that, or use another one.",
     ),
     _Rule(
+        Forbidden, (403,), r'looking up service account [^:]+: serviceaccounts? "(?P<name>[^"]+)" not found',
+        lambda m, a: f"the service account '{m['name']}' does not exist{a.where}; have an administrator apply "
+        f"{RBAC_FILE} there.",
+    ),
+    _Rule(
         Forbidden, (403,), r'cannot (?P<verb>\S+) resource "(?P<what>[^"]+)" in API group "(?P<group>[^"]*)"',
         lambda m, a: _missing_right(m["verb"], f"{m['what']}{'.' * bool(m['group'])}{m['group']}", m.string, a),
     ),

@@ -19,6 +19,8 @@ import yaml
 from lambdactl.errors import ConnectionFailed, LambdactlError, SpecError
 from lambdactl.spec.nodes import nearest
 
+from .service_account import in_cluster
+
 if TYPE_CHECKING:
     import ssl
 
@@ -123,7 +125,7 @@ class Kubeconfig:
 
 
 def read_kubeconfig(path: str | None, *, environ: Mapping[str, str] = os.environ) -> Kubeconfig:
-    """The kubeconfig of a path; without one, of KUBECONFIG (several files are merged) or ``~/.kube/config``.
+    """The kubeconfig of a path; without one, of KUBECONFIG (several files are merged), ``~/.kube/config``, or the pod.
 
     Raises:
         SpecError: there is none, it cannot be read, or it is none.
@@ -134,6 +136,8 @@ def read_kubeconfig(path: str | None, *, environ: Mapping[str, str] = os.environ
     if not listed:
         default = Path(environ.get("HOME") or "~").expanduser() / ".kube" / "config"
         if not default.is_file():
+            if (found := in_cluster(environ)) is not None:
+                return Kubeconfig(found, "the pod's service account")
             raise SpecError(
                 "no Kubernetes cluster is configured: there is no ~/.config/lambdactl/config.yml with a kubernetes "
                 "backend, no ~/.dstack/server/config.yml, no KUBECONFIG and no ~/.kube/config; "

@@ -32,5 +32,11 @@ SERVICE_FACTS = "lambdactl.dev/service-facts"
 SERVICE_UPDATE = "lambdactl.dev/service-update"
 """Annotations of a service's Deployment: what any machine needs to know of it, and how its last update went (JSON)."""
 
+SCHEDULE = "lambdactl.dev/schedule"
+"""On the CronJobs of a schedule, and on all that they make but the runs themselves: its name."""
+SCHEDULE_FACTS = "lambdactl.dev/schedule-facts"
+SCHEDULE_LAST = "lambdactl.dev/schedule-last"
+"""Annotations of a schedule's first CronJob: what is to be known of it, and what became of its last time (JSON)."""
+
 MANAGED = f"{MANAGED_BY}={MANAGER}"
 """Selects all that lambdactl has made."""

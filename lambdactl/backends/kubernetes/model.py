@@ -69,7 +69,6 @@ class KubeRun:
         keep: the objects are kept when the run has ended.
         content: the files and the repository that its ranks get before they start (delivery.py).
         files_volume: the volume through which they get them, where there is one.
-        hostnames: the nodes that it is bound to, by their label; none: any.
         attempt: of a run that is tried again: its number, and how those before it ended.
         priority_class: the PriorityClass of its pods, for the file's `priority`.
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
@@ -97,7 +96,6 @@ class KubeRun:
     node_timeout: int = 120
     content: RunContent = field(default_factory=RunContent, repr=False)
     files_volume: FilesVolume | None = None
-    hostnames: tuple[str, ...] = ()
     attempt: Mapping[str, Any] | None = None
     priority_class: str | None = None
     alone: bool = False

@@ -21,7 +21,6 @@ from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
 from .keys import make_key
 from .model import KubeRun
 from .nodes import ClusterView, KubeNode, find_rdma, node_reasons
-from .pinning import ELSE, hostnames, pinned
 
 if TYPE_CHECKING:
     from .config import Target
@@ -85,8 +84,7 @@ def make_plan(
         registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
     )
     name = overrides.name or task.name or random_name()
-    names = pinned(task, fleet, view.nodes)
-    why = {node.name: _why_not(task, fleet, node, names) for node in view.nodes}
+    why = {node.name: _why_not(task, fleet, node) for node in view.nodes}
     fitting = [node for node in view.nodes if not why[node.name]]
     excluded = {node: "; ".join(reasons) for node, reasons in why.items() if reasons}
     if len(fitting) < task.nodes and not anyway:
@@ -115,7 +113,6 @@ def make_plan(
         node_timeout=int(overrides.node_timeout),
         content=content or RunContent(),
         files_volume=target.files_volume,
-        hostnames=hostnames(names, view.nodes),
     )
     return KubePlan(run, tuple(fitting[: task.nodes]), excluded, target)
 
@@ -123,13 +120,6 @@ def make_plan(
 def refuse_unsupported(task: TaskSpec) -> None:
     """Raise SpecError for what runs on Kubernetes cannot honour."""
     where = partial(SpecError, filename=task.source.filename)
-    if task.schedule is not None:
-        raise where(
-            "'schedule' is honoured on SSH fleets; on Kubernetes some machine has to start each run. Remove it, and "
-            "have `lambdactl apply -y -d -f FILE` started at these times by a systemd timer or by cron "
-            "(docs/kubernetes.md).",
-            line=line_in(task, "schedule"),
-        )
     if task.docker and image_of(task) is None:
         raise where(
             f"'docker: true' needs an image with Docker's engine in it; set {DOCKER_IMAGE_VARIABLE} to one.",
@@ -149,11 +139,10 @@ def refuse_unsupported(task: TaskSpec) -> None:
     check_entrypoint(task)
 
 
-def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode, names: frozenset[str] | None) -> list[str]:
-    if names is not None and node.name not in names:
-        return [ELSE]
+def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode) -> list[str]:
+    # What is in use now says nothing about the times of a schedule.
     of_fleet = node_reasons(fleet.spec.resources, node)
-    return of_fleet or node_reasons(task.resources, node, free=True)
+    return of_fleet or node_reasons(task.resources, node, free=task.schedule is None)
 
 
 def _gpus(task: TaskSpec) -> int:

@@ -205,9 +205,9 @@ def _mounts(run: KubeRun) -> list[dict[str, Any]]:
 
 def _affinity(run: KubeRun) -> dict[str, Any]:
     affinity: dict[str, Any] = {}
-    wanted = ((labels.GPU_PRODUCT, run.gpu_products), (labels.HOSTNAME, run.hostnames))
-    if needed := [{"key": key, "operator": "In", "values": list(values)} for key, values in wanted if values]:
-        terms = [{"matchExpressions": needed}]
+    if run.gpu_products:
+        needed = {"key": labels.GPU_PRODUCT, "operator": "In", "values": list(run.gpu_products)}
+        terms = [{"matchExpressions": [needed]}]
         affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     if run.nodes > 1:
         ranks = {"matchLabels": {labels.RUN_ID: run.run_id}}

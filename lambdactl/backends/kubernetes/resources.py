@@ -47,6 +47,7 @@ QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 JOBS = Resource("batch", "v1", "jobs", "Job")
+CRONJOBS = Resource("batch", "v1", "cronjobs", "CronJob")
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
 ACCESS_REVIEWS = Resource(
@@ -64,6 +65,7 @@ ALL = (
     NODES,
     NAMESPACES,
     JOBS,
+    CRONJOBS,
     DEPLOYMENTS,
     PRIORITY_CLASSES,
 )

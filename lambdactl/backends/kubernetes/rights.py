@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .resources import (
     CLAIMS,
     CONFIGMAPS,
+    CRONJOBS,
     DEPLOYMENTS,
     EVENTS,
     JOBS,
@@ -71,6 +72,7 @@ RIGHTS: tuple[Right, ...] = (
         "run services and keep a jump pod",
         optional=True,
     ),
+    Right(CRONJOBS, ("get", "list", "create", "delete", "patch"), "start tasks at set times", optional=True),
 )
 
 _NAME = "lambdactl"

@@ -135,6 +135,9 @@ class BackendSettings:
     files_volume: FilesVolume | None = key(
         _FILES_VOLUME, "Where the files of runs stay, by their contents.", default_text="none", ours=True
     )
+    controller_image: str | None = key(
+        _IMAGE, "Image of the pods that start runs at set times (needs lambdactl).", default_text="`image`", ours=True
+    )
     filename: str = ""
     line: int = 0
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .client import open_client
-from .labels import MANAGED, RUN, RUN_ID, SERVICE
+from .errors import Forbidden
+from .labels import MANAGED, RUN, RUN_ID, SCHEDULE, SCHEDULE_FACTS, SERVICE
 from .objects import KUEUE_QUEUE
 from .podstate import condition, moment
-from .resources import CONFIGMAPS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
+from .resources import CONFIGMAPS, CRONJOBS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
+from .schedule_objects import cron_name
 from .view import view_of
 
 if TYPE_CHECKING:
@@ -80,19 +82,27 @@ class _Look:
         self._cluster, self._found, self._older_than, self._now = cluster, found, older_than, now
 
     async def run(self, client: Client) -> None:
+        for cron_job in await _scheduled(client):
+            # Before the fleet is forgotten it goes with the rest; else it is at work until it is stopped.
+            born = moment(cron_job["metadata"].get("creationTimestamp"))
+            if self._older_than is None:
+                self._add(CRONJOBS, cron_job, f"is a schedule of {_label(cron_job, SCHEDULE)}", born)
+            elif SCHEDULE_FACTS not in (cron_job["metadata"].get("annotations") or {}) and _first(cron_job):
+                self._add(CRONJOBS, cron_job, "was not handed over whole", born)
         services = {_label(item, SERVICE) for item in await _list(client, DEPLOYMENTS, f"{MANAGED},{SERVICE}")}
         self._found.active += services
         jobs = await _list(client, JOBS, MANAGED)
         self._found.runs |= {_label(job, RUN_ID) for job in jobs}
         for job in jobs:
-            self._job(job)
+            if not _label(job, SCHEDULE):  # those go with their CronJob
+                self._job(job)
         for resource in KINDS:
             for item in await _list(client, resource, MANAGED):
                 meta = item["metadata"]
                 # What is owned goes with its owner.
                 if meta.get("ownerReferences") or meta.get("deletionTimestamp") or _label(item, SERVICE) in services:
                     continue
-                run = _label(item, RUN) or _label(item, SERVICE)
+                run = _label(item, RUN) or _label(item, SERVICE) or _label(item, SCHEDULE)
                 why = f"is of {run}, which is gone" if run else "belongs to no run"
                 self._add(resource, item, why, moment(meta.get("creationTimestamp")))
 
@@ -122,6 +132,18 @@ class _Look:
         self._found.objects.append(
             Stray(self._cluster, resource, str(meta["name"]), str(meta["uid"]), f"{why} ({_ago(age)})")
         )
+
+
+async def _scheduled(client: Client) -> list[dict[str, Any]]:
+    """The CronJobs; none where the user has not got the right to them."""
+    try:
+        return await _list(client, CRONJOBS, f"{MANAGED},{SCHEDULE}")
+    except Forbidden:
+        return []
+
+
+def _first(cron_job: dict[str, Any]) -> bool:
+    return str(cron_job["metadata"]["name"]) == cron_name(_label(cron_job, SCHEDULE))
 
 
 async def _list(client: Client, resource: Resource, labels: str) -> list[dict[str, Any]]:

@@ -56,7 +56,8 @@ def check_name(item: Object) -> None:
 
     metadata = item.get("metadata") or {}
     name = metadata.get("name") or metadata.get("generateName") or ""
-    most = 63 if item.get("kind") in ("Service", "Job", "Namespace", "Deployment") else 253
+    short = dict.fromkeys(("Service", "Job", "Namespace", "Deployment"), 63) | {"CronJob": 52}
+    most = short.get(str(item.get("kind")), 253)
     if len(name) > most or not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9.-])?", name):
         raise Refused(422, "Invalid", f'{item.get("kind")} "{name}" is invalid: metadata.name: Invalid value: "{name}"')
     templates = [metadata, ((item.get("spec") or {}).get("template") or {}).get("metadata") or {}]
@@ -152,6 +153,10 @@ def default(plural: str, item: Object) -> None:
         spec.setdefault("suspend", False)
         spec.setdefault("parallelism", 1)
         spec.setdefault("completionMode", "NonIndexed")
+    if plural == "cronjobs" and isinstance(spec, dict):
+        item.setdefault("status", {})
+        spec.setdefault("suspend", False)
+        spec.setdefault("concurrencyPolicy", "Allow")
     if plural == "namespaces":
         item.setdefault("status", {"phase": "Active"})
     if plural == "secrets" and "stringData" in item:

@@ -8,7 +8,7 @@ import copy
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from aiohttp import web
 from lambdactl.backends.kubernetes.resources import BY_KIND, BY_NAME, NAMESPACES, NODES, PODS, Resource
 
 from . import admission
+from .accounts import Share
+from .cronjobs import CronJobs
 from .events import Events
 from .handles import NodeHandle, PodHandle
 from .jobs import Jobs
@@ -47,6 +49,7 @@ class FakeCluster:
         tls: serve HTTPS, with certificates of an authority of its own.
         images: in the process mode, image names to root folders ("/" is this machine); None: every image is "/".
         root: in the process mode, the folder of the pods.
+        shares: in the process mode, by image, folders of this machine that its containers see, read-only.
         bookmarks: seconds between a watch's bookmarks.
     """
 
@@ -59,6 +62,7 @@ class FakeCluster:
         tls: bool = False,
         images: dict[str, Path] | None = None,
         root: Path | None = None,
+        shares: Mapping[str, Sequence[Share]] | None = None,
         bookmarks: float = 1.0,
     ) -> None:
         self.store = Store()
@@ -73,9 +77,15 @@ class FakeCluster:
         Streams(self.server, self.kubelet)
         self.scheduler = Scheduler(self.store, self.events)
         self.jobs = Jobs(self.server, self.events)
+        self.cron_jobs = CronJobs(self.server, self.events)
         self.deployments = Deployments(self.server, self.events)
         self.collector = GarbageCollector(self.server)
-        self.authority = Authority() if tls else None
+        accounts = None
+        if isinstance(self.kubelet, ProcessKubelet):
+            accounts, self.kubelet.shares = self.kubelet.accounts, shares or {}
+        self.authority = Authority(addresses=(accounts.gateway,) if accounts else ()) if tls else None
+        if accounts is not None and self.authority is not None:
+            accounts.ca, accounts.port = self.authority.ca_pem().decode(), lambda: self.port
         self.port = 0
         self.trouble: BaseException | None = None
         self._loop = asyncio.new_event_loop()
@@ -140,6 +150,7 @@ class FakeCluster:
                 await asyncio.wait_for(self._changed.wait(), 0.25)
             self._changed.clear()
             self.collector.step()
+            self.cron_jobs.step()
             self.jobs.step()
             self.deployments.step()
             self.scheduler.step()
@@ -290,6 +301,10 @@ class FakeCluster:
     def node(self, name: str) -> NodeHandle:
         """A handle to a node."""
         return NodeHandle(self, name)
+
+    def fire(self, cron_job: str, namespace: str = "default", *, at: float | None = None) -> str | None:
+        """Let a CronJob be due, now or in another minute; its new Job's name, None where that time is skipped."""
+        return self.call(lambda: self.cron_jobs.fire(cron_job, namespace, at))
 
     # Bad days.
 

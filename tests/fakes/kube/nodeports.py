@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+from .podnet import pump
 from .store import Object, Store
 
 Connect = Callable[[Object, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -40,7 +41,7 @@ class NodePorts:
             except (StopIteration, OSError):
                 writer.close()
                 return
-            await asyncio.gather(_pump(reader, other_writer), _pump(other_reader, writer))
+            await asyncio.gather(pump(reader, other_writer), pump(other_reader, writer))
 
         with contextlib.suppress(OSError):
             self._servers[port["nodePort"]] = await asyncio.start_server(serve, "127.0.0.1", port["nodePort"])
@@ -68,11 +69,3 @@ def port_number(pod: Object, port: object) -> int:
             if found.get("name") == port:
                 return int(found["containerPort"])
     return int(str(port))
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()

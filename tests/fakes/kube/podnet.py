@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import random
 import socket
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -43,6 +45,11 @@ class PodNetwork:
         await run("ip", "link", "set", self.bridge, "up")
         # Docker lets no bridge but its own forward.
         await run("iptables", *self._rule("-I"), check=False)
+
+    @property
+    def gateway(self) -> str:
+        """This machine's address in the pods' network."""
+        return f"{self.subnet}.1"
 
     def _rule(self, action: str) -> list[str]:
         return [action, "FORWARD", "-i", self.bridge, "-o", self.bridge, "-j", "ACCEPT"]
@@ -98,3 +105,26 @@ async def localhost(process: int, port: int) -> tuple[asyncio.StreamReader, asyn
 
     threading.Thread(target=connect).start()
     return await asyncio.open_connection(sock=await made)
+
+
+async def open_door(address: str, port: Callable[[], int]) -> asyncio.Server:
+    """Listen on an address of this machine, and pass on to a port of its localhost."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port())
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(pump(reader, other_writer), pump(other_reader, writer))
+
+    return await asyncio.start_server(serve, address, 0)
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """All bytes, until the end of either side."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,8 @@ def hostname(pod: Object) -> str:
     return str(pod["spec"].get("hostname") or pod["metadata"]["name"])[:63]
 
 
-def script(pod: Object, container: Object, image: Path, folder: Path, volumes: Volumes, env: dict[str, str]) -> str:
+def script(pod: Object, container: Object, image: Path, folder: Path, volumes: Volumes, env: dict[str, str],
+           shares: Sequence[Path | tuple[Path, str]] = ()) -> str:  # fmt: skip
     """The shell script that becomes the container, as the first process of its namespaces."""
     root = folder / "root"
     q = shlex.quote
@@ -182,6 +184,10 @@ def script(pod: Object, container: Object, image: Path, folder: Path, volumes: V
         "for d in tmp run root dev/shm; do mkdir -p $d; mount -t tmpfs none $d; done", "chmod 1777 tmp dev/shm",
         "chmod 700 root", "mkdir -p run/lock",
     ]  # fmt: skip
+    for share in shares:
+        source, target = share if isinstance(share, tuple) else (share, str(share))
+        at = q("." + target)
+        lines += [f"mkdir -p {at}", f"mount --bind {q(str(source))} {at}", f"mount -o remount,bind,ro {at}"]
     aliases = [f"{pod['status']['podIP']}\t{hostname(pod)}", "127.0.0.1\tlocalhost"]
     aliases += [f"{a['ip']}\t{' '.join(a.get('hostnames') or [])}" for a in pod["spec"].get("hostAliases") or []]
     lines += ["rm -f etc/hosts", f"printf '%s\\n' {' '.join(q(alias) for alias in aliases)} > etc/hosts"]

@@ -14,11 +14,12 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import downward, terminal
+from .accounts import Accounts, Share
 from .events import Events
 from .jobs import ENDED
 from .kubelet import Kubelet, container_status
@@ -80,9 +81,11 @@ class ProcessKubelet(Kubelet):
     ) -> None:
         super().__init__(server, events)
         self.images = images
+        self.shares: Mapping[str, Sequence[Share]] = {}
         self.root = root or Path(tempfile.mkdtemp(prefix="fake-kube-"))
         self._own_root = root is None
         self.network = PodNetwork()
+        self.accounts = Accounts(server, self.network.gateway)
         self.pods: dict[str, _Pod] = {}
         self._node_ports = NodePorts(self.store, self.connect)
         self._tasks: set[asyncio.Future[None]] = set()
@@ -234,10 +237,13 @@ class ProcessKubelet(Kubelet):
     async def _launch(self, pod: Object, mine: _Pod, container: Object) -> None:
         assert mine.volumes is not None
         env = environment(self.store, pod, container)
+        account = await self.accounts.of(pod, mine.folder, env)
         folder = mine.folder / container["name"]
         folder.mkdir(parents=True, exist_ok=True)
         image = (self.images or {}).get(container["image"], Path("/"))
-        text = script(pod, container, image, folder, mine.volumes, env)
+        text = script(
+            pod, container, image, folder, mine.volumes, env, [*self.shares.get(container["image"], ()), *account]
+        )
         file = mine.folder / f"{container['name']}.sh"
         file.write_text(text)
         reader, theirs, _ = await terminal.open_terminal() if container.get("tty") else (None, None, None)
@@ -384,6 +390,7 @@ class ProcessKubelet(Kubelet):
                     with contextlib.suppress(asyncio.CancelledError, Exception):
                         await task
         self._node_ports.close()
+        self.accounts.close()
         await self.network.close()
         if self._own_root:
             shutil.rmtree(self.root, ignore_errors=True)

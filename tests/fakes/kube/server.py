@@ -118,6 +118,22 @@ class ApiServer:
         answer = self.perform(ask)
         return web.json_response(answer, status=201 if ask.verb == "create" else 200)
 
+    def token_of(self, pod: Object) -> str | None:
+        """The token of a pod's service account, where a user of the fake stands for it."""
+        account = pod["spec"].get("serviceAccountName", "default")
+        name = f"system:serviceaccount:{pod['metadata']['namespace']}:{account}"
+        return next((token for token, user in self.users.items() if user.name == name), None)
+
+    def _check_account(self, namespace: str, pod: Object) -> None:
+        account = pod["spec"].get("serviceAccountName", "default")
+        where = {**pod, "metadata": {**pod["metadata"], "namespace": namespace}}
+        if account != "default" and self.token_of(where) is None:
+            raise Refused(
+                403, "Forbidden",
+                f'pods "{pod["metadata"].get("name", "")}" is forbidden: error looking up service account '
+                f'{namespace}/{account}: serviceaccount "{account}" not found',
+            )  # fmt: skip
+
     def _by_certificate(self, request: web.Request) -> User | None:
         peer = request.get_extra_info("peercert") if request.secure else None
         for part in (peer or {}).get("subject", ()):
@@ -244,6 +260,7 @@ class ApiServer:
         admission.default(resource.plural, item)
         if resource.plural == "pods":
             admission.pod_security(self.store, namespace, item)
+            self._check_account(namespace, item)
         admission.quota(self.store, resource.plural, namespace, item)
         if resource.plural == "services":
             self._service(item)

@@ -18,11 +18,14 @@ from cryptography.x509.oid import NameOID
 class Authority:
     """Signs; everything is made anew for each cluster."""
 
-    def __init__(self, names: tuple[str, ...] = ("localhost",), *, days: int = 1) -> None:
+    def __init__(
+        self, names: tuple[str, ...] = ("localhost",), *, days: int = 1, addresses: tuple[str, ...] = ()
+    ) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake-ca")])
         self.days = days
         self.names = names
+        self.addresses = ("127.0.0.1", *addresses)
         self._ca = self._certificate(self._name, self._key, ca=True)
         self._serving = self.issue("kube-apiserver", server=True)
 
@@ -39,7 +42,7 @@ class Authority:
         )  # fmt: skip
         if server:
             names: list[x509.GeneralName] = [x509.DNSName(name) for name in self.names]
-            names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+            names += [x509.IPAddress(ipaddress.ip_address(address)) for address in self.addresses]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 

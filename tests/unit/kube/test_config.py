@@ -211,3 +211,25 @@ def test_no_cluster_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere/at/all")
     with pytest.raises(SpecError, match="KUBECONFIG names /nowhere/at/all, which does not exist"):
         targets()
+
+
+def test_in_a_pod_its_service_account_is_the_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lambdactl.backends.kubernetes import service_account
+
+    environ = {"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    account = tmp_path / "serviceaccount"
+    account.mkdir()
+    monkeypatch.setattr(service_account.in_cluster, "__defaults__", (account,))
+    with pytest.raises(SpecError, match="no Kubernetes cluster is configured"):
+        targets(environ=environ)  # a pod without a token
+    for name, text in (("token", "secret"), ("namespace", "ml\n"), ("ca.crt", "")):
+        (account / name).write_text(text)
+    (target,) = targets(environ=environ)
+    assert (target.context, target.namespace) == ("in-cluster", "ml")
+    assert target.kubeconfig.server("in-cluster") == "https://10.96.0.1:443"
+    assert target.kubeconfig.user("in-cluster") == {"tokenFile": str(account / "token")}
+    (target,) = targets(environ={**environ, "KUBERNETES_SERVICE_HOST": "fd00::1"})
+    assert target.kubeconfig.server("in-cluster") == "https://[fd00::1]:443"
+    (tmp_path / "kubeconfig").write_text("apiVersion: v1\nkind: Config\ncontexts: []\ncurrent-context: x\n")
+    with pytest.raises(SpecError, match="has no context 'x'"):  # what is configured stands above it
+        targets(environ={**environ, "KUBECONFIG": str(tmp_path / "kubeconfig")})
