@@ -35,6 +35,7 @@ from lambdactl.validate.hardware import hardware
 if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.client import Client
     from lambdactl.backends.kubernetes.fleet import KubeFleet
+    from lambdactl.backends.kubernetes.model import KubeRun
     from lambdactl.cli.apply import Options
     from lambdactl.nccl.hardware import Hardware
     from lambdactl.run.admission import Patience
@@ -71,8 +72,10 @@ async def perform(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, option
             return EXIT_OK
         if task.schedule is not None:
             return await kube_schedule.hand_over(client, fleet, plan, task, content, options, overrides)
-        if options.detach and task.retry is not None and not waiting.background():
-            return await waiting.wait_in_background(partial(_seen, backend, name), name, task.source.text)
+        # Who tries again, or ends the Jobs of other parts, has to stay.
+        if options.detach and (task.retry is not None or plan.run.parts) and not waiting.background():
+            does = "tries again as its file says" if task.retry is not None else "ends all groups when one has failed"
+            return await waiting.wait_in_background(partial(_seen, backend, name), name, task.source.text, does)
         while True:
             plan = replace(plan, run=replace(plan.run, attempt=attempts.as_job() if task.retry else None))
             try:
@@ -275,6 +278,12 @@ def remember(plan: KubePlan, fleet: KubeFleet, *, state: str, exit_code: int | N
         database.remember_run(record)
 
 
+def _gpus(run: KubeRun) -> str:
+    if run.parts:
+        return ", ".join(f"{part.gpus} a node on {part.nodes}" for part in run.parts if part.gpus) or "none"
+    return f"{run.gpus} a node" if run.gpus else "none"
+
+
 def show(plan: KubePlan, more: Sequence[tuple[str, object]] = ()) -> None:
     """The plan; `more` are lines that replace or follow a task's."""
     run = plan.run
@@ -284,7 +293,7 @@ def show(plan: KubePlan, more: Sequence[tuple[str, object]] = ()) -> None:
         ("Fleet", run.fleet),
         ("Cluster", f"{plan.target.name}, namespace {plan.target.namespace}"),
         ("Image", run.image),
-        ("GPUs", f"{run.gpus} a node" if run.gpus else "none"),
+        ("GPUs", _gpus(run)),
         ("RDMA", run.rdma or "none"),
         ("Startup order", run.task.startup_order),
         ("Stop criteria", run.task.stop_criteria),

@@ -125,12 +125,18 @@ async def watch(transport: Transport, run_id: str, hosts: Iterable[str]) -> RunS
         await asyncio.sleep(_WATCH)
 
 
-async def wait_in_background(look: Callable[[], Awaitable[Sequence[RunStatus]]], name: str, text: str) -> int:
+async def wait_in_background(
+    look: Callable[[], Awaitable[Sequence[RunStatus]]],
+    name: str,
+    text: str,
+    does: str = "waits for its turn, and tries again as its file says",
+) -> int:
     """Start this same command once more, without a terminal, to wait (and to try again) when this one has ended.
 
     Args:
         look: the runs of that name, as they are seen now.
         text: the file's text, for the case that it came from standard input.
+        does: what it does there, as people are told.
     """
     folder = state_dir() / "waiting"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -156,8 +162,8 @@ async def wait_in_background(look: Callable[[], Awaitable[Sequence[RunStatus]]],
             return process.returncode
         if any(not status.final for status in await look()):
             note(
-                f"{name} is in the hands of process {process.pid} on this machine, which has to stay on: it waits for "
-                f"its turn, and tries again as its file says ({path}). `lambdactl ps` shows it, and "
+                f"{name} is in the hands of process {process.pid} on this machine, which has to stay on: it {does} "
+                f"({path}). `lambdactl ps` shows it, and "
                 f"`lambdactl stop {name}` ends it."
             )
             return EXIT_OK

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.checks import two_nodes
 from tests.live.desk import PATIENCE, Desk
 
 _SERVER = """
@@ -113,6 +114,20 @@ commands:
     said = desk.apply("bring", "repos: [{path: /etc, local_path: bring/repo}]\ncommands: [ls]", rc=1).stderr
     assert "the repository cannot be checked out: /etc exists and is not empty" in said
     desk.nothing_left("bring")
+
+
+def check_groups_with_different_resources(desk: Desk) -> None:
+    two_nodes(desk)
+    text = """
+groups:
+- commands: ['echo "rank $DSTACK_NODE_RANK of $DSTACK_NODES_NUM"; sleep 600']
+- resources: {memory: 20MB..}
+  commands: ['echo "rank $DSTACK_NODE_RANK of $DSTACK_NODES_NUM"; sleep 1; exit 7']
+"""
+    done = desk.apply("unlike", text, "--all", rc=7)
+    assert {"0: rank 0 of 2", "1: rank 1 of 2"} <= set(done.stdout.splitlines())
+    assert "failed: rank 1 on" in done.stderr
+    desk.nothing_left("unlike")
 
 
 CHECKS = [function for name, function in list(globals().items()) if name.startswith("check_")]

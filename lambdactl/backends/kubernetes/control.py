@@ -12,6 +12,7 @@ from lambdactl.run.status import RunStatus
 from . import labels
 from .client import Client
 from .model import STOP
+from .parts import NO_TIME, is_part
 from .podstate import rank_of
 from .resources import JOBS, PODS
 from .session import RunSession
@@ -23,7 +24,11 @@ _RUNS = f"{labels.MANAGED},{labels.RUN_ID}"
 async def fetch(client: Client, run: str | None = None) -> list[RunView]:
     """The runs of the namespace (or one, by name or id), newest first."""
     listing = await client.list(JOBS, labels=_RUNS)
-    jobs = [job for job in listing.items if run is None or run in _names(job)]
+    jobs = [job for job in listing.items if (run is None or run in _names(job)) and not is_part(job)]
+    others: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job in listing.items:
+        if is_part(job):
+            others[_label(job, labels.RUN_ID)].append({"apiVersion": "batch/v1", "kind": "Job", **job})
     if not jobs:
         return []
     chosen = _RUNS if len(jobs) > 1 else f"{labels.RUN_ID}={_label(jobs[0], labels.RUN_ID)}"
@@ -31,7 +36,9 @@ async def fetch(client: Client, run: str | None = None) -> list[RunView]:
     for pod in (await client.list(PODS, labels=chosen)).items:
         pods[_label(pod, labels.RUN_ID)].append(pod)
     views = [
-        view_of({"apiVersion": "batch/v1", "kind": "Job", **job}, pods[_label(job, labels.RUN_ID)]) for job in jobs
+        view_of({"apiVersion": "batch/v1", "kind": "Job", **job}, pods[run_id], others[run_id])
+        for job in jobs
+        for run_id in [_label(job, labels.RUN_ID)]
     ]
     return sorted(views, key=lambda view: _submitted(view.status()), reverse=True)
 
@@ -87,6 +94,22 @@ async def lose(session: RunSession, rank: int, message: str) -> None:
     await stop(session.client, session.job_name, uid, rank=rank, **why)  # type: ignore[arg-type]  # the words of `why` are stop's own
     pod = view.pods[rank]["metadata"]
     await session.client.delete(PODS, pod["name"], grace=0, uid=pod["uid"])
+
+
+async def view_whole(client: Client, job: dict[str, Any]) -> RunView:
+    """A run by its Job, with its further Jobs where it has several; without pods."""
+    others: list[dict[str, Any]] = []
+    if view_of(job, []).facts.get("parts"):
+        found = (await client.list(JOBS, labels=f"{labels.RUN_ID}={_label(job, labels.RUN_ID)}")).items
+        others = [one for one in found if is_part(one)]
+    return view_of(job, [], others)
+
+
+async def end_others(client: Client, names: list[str]) -> None:
+    """End Jobs of a run whose end another of its Jobs has brought; their pods and logs stay."""
+    for name in names:
+        if await client.find(JOBS, name) is not None:
+            await client.patch(JOBS, name, {"spec": {"activeDeadlineSeconds": NO_TIME}})
 
 
 async def clean_up(client: Client, view: RunView) -> None:

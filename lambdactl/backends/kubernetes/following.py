@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lambdactl.run.screen import LogOutput
 from lambdactl.run.status import RunStatus
 
-from .control import clean_up, lose, stop
+from .control import clean_up, end_others, lose, stop
 from .errors import APIError, LogNotReady, NotFound
 from .podstate import given_up, outcome
 from .session import RunSession
@@ -95,6 +95,8 @@ class KubeFollower:
             await self.session.change(timeout=5.0)
 
     async def _help(self, view: RunView) -> None:
+        if view.lagging:
+            await end_others(self.session.client, view.lagging)
         for rank, pod in view.pods.items():
             if given_up(pod) and not view.ended:
                 node = (pod.get("spec") or {}).get("nodeName")

@@ -16,6 +16,7 @@ from .config import Target
 from .fleet import FleetView, KubeFleet, judge, limited
 from .labels import MANAGED, RANK, RUN, RUN_ID
 from .nodes import look
+from .podstate import rank_of
 from .reach import STRICT, existing_jump, run_keys, write_files
 from .resources import JOBS, PODS
 
@@ -103,10 +104,10 @@ def _runs(fleet: KubeFleet, target: Target, pods: list[dict[str, Any]]) -> dict[
     found: dict[str, dict[int, tuple[str, dict[str, Any]]]] = {}
     for pod in pods:
         marks = pod["metadata"].get("labels") or {}
-        run, rank = marks.get(RUN), marks.get(RANK, "")
-        if run and rank.isdigit() and "deletionTimestamp" not in pod["metadata"]:
-            variables = _rank(fleet, target, pod, run, int(rank), marks.get(RUN_ID, ""))
-            found.setdefault(run, {})[int(rank)] = (f"{run}-{rank}", variables)
+        run, rank = marks.get(RUN), rank_of(pod)
+        if run and rank is not None and "deletionTimestamp" not in pod["metadata"]:
+            variables = _rank(fleet, target, pod, run, rank, marks.get(RUN_ID, ""))
+            found.setdefault(run, {})[rank] = (f"{run}-{rank}", variables)
     return {
         f"run_{re.sub('[^a-zA-Z0-9_]', '_', run)}": dict(ranks[rank] for rank in sorted(ranks))
         for run, ranks in sorted(found.items())

@@ -10,6 +10,9 @@ RUN_ID = "lambdactl.dev/run-id"
 RANK = "batch.kubernetes.io/job-completion-index"
 """Kubernetes' own, on each pod of an Indexed Job; here it is the rank."""
 
+FIRST_RANK = "lambdactl.dev/first-rank"
+"""An annotation of the Jobs and pods of a run of several Jobs: the rank of index 0."""
+
 SERVICE = "lambdactl.dev/service"
 REVISION = "lambdactl.dev/revision"
 """On all of a service, in the place of RUN: its name; on its pods and what they mount: what they are made from."""

@@ -113,6 +113,9 @@ async def container_ended(client: Client, pod: str, container: str | None, names
     return False
 
 
+_REMOVED = b"unable to retrieve container logs for "
+
+
 class _Reader:
     """Where one log has been read to."""
 
@@ -166,7 +169,9 @@ class _Reader:
         rest, self._rest = self._rest, b""
         if self._open is not None:
             return b"" if self._open[1] is None else self._unpassed(self._open[0], rest)
-        return self._unpassed(*_stamp(rest))
+        stamp, text = _stamp(rest)
+        # The kubelet's own word, in the place of a log whose container it has removed meanwhile.
+        return b"" if not stamp and text.startswith(_REMOVED) else self._unpassed(stamp, text)
 
     def _take(self, chunk: bytes, again: Counter[int]) -> bytes:
         """The new text of a chunk: whole lines without their times."""

@@ -19,6 +19,7 @@ from . import labels
 if TYPE_CHECKING:
     from lambdactl.spec import TaskSpec
 
+    from .parts import Part
     from .settings import FilesVolume
 
 # Annotations. The first two are the kubelet's to deliver into the containers (see container/entrypoint.sh).
@@ -69,6 +70,8 @@ class KubeRun:
         keep: the objects are kept when the run has ended.
         content: the files and the repository that its ranks get before they start (delivery.py).
         files_volume: the volume through which they get them, where there is one.
+        parts: of `groups` that differ in what they need; the fields above are those of the first; empty: all are alike.
+        part: the part that this is made for (parts.py).
         attempt: of a run that is tried again: its number, and how those before it ended.
         priority_class: the PriorityClass of its pods, for the file's `priority`.
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
@@ -96,6 +99,8 @@ class KubeRun:
     node_timeout: int = 120
     content: RunContent = field(default_factory=RunContent, repr=False)
     files_volume: FilesVolume | None = None
+    parts: tuple[Part, ...] = ()
+    part: int = 0
     attempt: Mapping[str, Any] | None = None
     priority_class: str | None = None
     alone: bool = False
@@ -105,6 +110,10 @@ class KubeRun:
     def nodes(self) -> int:
         """How many ranks."""
         return self.task.nodes
+
+    def gpus_of(self, rank: int) -> int:
+        """GPUs of a rank."""
+        return next((part.gpus for part in reversed(self.parts) if part.first <= rank), self.gpus)
 
     @property
     def stop_grace(self) -> int:
@@ -170,6 +179,7 @@ class KubeRun:
                 "keep": self.keep,
                 "attempt": self.attempt,
                 **({"dev": dict(self.dev)} if self.dev is not None else {}),
+                **({"parts": len(self.parts)} if self.parts else {}),
                 "content": bool(self.content.blobs),
                 "ports": {str(rank): found for rank in range(self.nodes) if (found := extras.ports(task, rank))},
             },

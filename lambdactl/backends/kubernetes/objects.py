@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .labels import RUN_FACTS
+from . import parts
+from .labels import FIRST_RANK, RUN_FACTS
 from .model import DELIVERY, LEFTOVER_TTL, PATIENCE, KubeRun, metadata
 from .payload import config_map, secrets
 from .podspec import CONTAINER, pod_template
@@ -19,29 +20,35 @@ from .podspec import CONTAINER, pod_template
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 
 
-def job(run: KubeRun) -> dict[str, Any]:
-    """The Job, suspended until what its pods mount is there (and, with a queue, until Kueue admits it)."""
+def job(run: KubeRun, owner: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The Job of a run or of a part of it, suspended until what its pods mount is there, and until Kueue admits it."""
     task = run.task
+    nodes = run.parts[run.part].nodes if run.parts else run.nodes
     spec: dict[str, Any] = {
         "suspend": True,
         "completionMode": "Indexed",
-        "completions": run.nodes,
-        "parallelism": run.nodes,
+        "completions": nodes,
+        "parallelism": nodes,
         "template": pod_template(run),
     }
     spec |= _failure(run)
-    if run.nodes > 1 and task.stop_criteria == "master-done":
+    if run.nodes > 1 and task.stop_criteria == "master-done" and not run.part:
         spec["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
     if run.max_duration is not None:
         # Until the run has started; then it counts from the start (see start.py).
         spec["activeDeadlineSeconds"] = run.max_duration + PATIENCE + (DELIVERY if run.content.blobs else 0)
-    if not run.keep:
+    if not run.keep and not run.parts:  # the first of several may end days before the others, which it owns
         spec["ttlSecondsAfterFinished"] = LEFTOVER_TTL
-    meta = metadata(run, run.run_name, None)
-    meta["annotations"] = {RUN_FACTS: run.facts}
+    meta = metadata(run, parts.job_name(run), owner)
+    meta["annotations"] = {FIRST_RANK: str(run.parts[run.part].first)} if run.part else {RUN_FACTS: run.facts}
     if run.queue is not None:
         meta["labels"] = meta["labels"] | {KUEUE_QUEUE: run.queue}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
+
+
+def other_jobs(run: KubeRun, owner: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The Jobs of the parts after the first; `owner` is the metadata of the first part's Job."""
+    return [job(one, owner) for one in parts.of_run(run) if one.part]
 
 
 def _failure(run: KubeRun) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def numbered_user(run: KubeRun) -> dict[str, int]:
 
 def ranks(run: KubeRun) -> str:
     """One line a rank: the job's id, the GPUs, and the file of its commands."""
-    return "".join(f"{run.job_id(rank)} {run.gpus} {of_rank(run.task, rank)}\n" for rank in range(run.nodes))
+    return "".join(f"{run.job_id(rank)} {run.gpus_of(rank)} {of_rank(run.task, rank)}\n" for rank in range(run.nodes))
 
 
 def container_file(name: str) -> str:

@@ -18,9 +18,11 @@ from lambdactl.run.content import RunContent
 from lambdactl.run.plan import Overrides, owner, random_name
 from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
 
+from . import parts
 from .keys import make_key
 from .model import KubeRun
 from .nodes import ClusterView, KubeNode, find_rdma, node_reasons
+from .parts import Part
 
 if TYPE_CHECKING:
     from .config import Target
@@ -87,6 +89,9 @@ def make_plan(
     why = {node.name: _why_not(task, fleet, node) for node in view.nodes}
     fitting = [node for node in view.nodes if not why[node.name]]
     excluded = {node: "; ".join(reasons) for node, reasons in why.items() if reasons}
+    found: tuple[Part, ...] = ()
+    if parts.unlike(task):
+        found, fitting, excluded = _parts(task, name, fleet, target, view)
     if len(fitting) < task.nodes and not anyway:
         raise CapacityError(_too_few(name, task, target, len(fitting), len(view.nodes), excluded))
     gpus = _gpus(task)
@@ -112,9 +117,46 @@ def make_plan(
         keep=keep,
         node_timeout=int(overrides.node_timeout),
         content=content or RunContent(),
+        parts=found,
         files_volume=target.files_volume,
     )
     return KubePlan(run, tuple(fitting[: task.nodes]), excluded, target)
+
+
+def _parts(
+    task: TaskSpec, name: str, fleet: KubeFleet, target: Target, view: ClusterView
+) -> tuple[tuple[Part, ...], list[KubeNode], dict[str, str]]:
+    """The parts of a run whose groups differ, the nodes that they fit on in rank order, and why others do not."""
+    if target.queue is not None:
+        raise SpecError(
+            f"'groups' with unlike 'resources' are several Jobs, which Kueue's queue '{target.queue}' would not start "
+            "together; give all groups the same, or use a configuration without `queue`.",
+            filename=task.source.filename,
+            line=line_in(task, "groups"),
+        )
+    wanted = parts.needs(task)
+    why = [{node.name: "; ".join(_why_not(one, fleet, node)) for node in view.nodes} for one, _ in wanted]
+    fits = [[node for node in view.nodes if not reasons[node.name]] for reasons in why]
+    excluded = {name: text for name, text in why[0].items() if all(reasons[name] for reasons in why)}
+    names = parts.seats(name, [[node.name for node in one] for one in fits], [size for _, size in wanted], why)
+    found: list[Part] = []
+    places: list[KubeNode] = []
+    for (one, size), own, taken in zip(wanted, fits, names, strict=True):
+        chosen = [node for node in own if node.name in taken]
+        gpus = _gpus(one)
+        part = Part(
+            first=len(places),
+            nodes=size,
+            resources=one.resources,
+            gpus=gpus,
+            gpu_resource=_resource(one, own) if gpus else None,
+            gpu_products=_products(one, fleet, own) if gpus else (),
+            rdma=_rdma(target, chosen) if gpus else None,
+            places=tuple(taken),
+        )
+        found.append(part)
+        places += chosen
+    return tuple(found), places, excluded
 
 
 def refuse_unsupported(task: TaskSpec) -> None:
@@ -125,14 +167,7 @@ def refuse_unsupported(task: TaskSpec) -> None:
             f"'docker: true' needs an image with Docker's engine in it; set {DOCKER_IMAGE_VARIABLE} to one.",
             line=line_in(task, "docker"),
         )
-    groups = task.groups or ()
-    if any(group.resources != groups[0].resources for group in groups):
-        raise where(
-            "'groups' with unlike 'resources' cannot run on Kubernetes, where all ranks are pods of one Job; give all "
-            "groups the same.",
-            line=line_in(task, "groups"),
-        )
-    if not task.entrypoint and not all(group.commands for group in groups or (task,)):
+    if not task.entrypoint and not all(group.commands for group in task.groups or (task,)):
         raise where(
             "the task has no 'commands', and runs on Kubernetes do not start an image's own command; give them."
         )

@@ -23,6 +23,8 @@ GPU_TAINTS = ("nvidia.com/gpu", "amd.com/gpu")
 def pod_template(run: KubeRun) -> dict[str, Any]:
     """The Job's template."""
     metadata: dict[str, Any] = {"labels": run.labels}
+    if run.parts:
+        metadata["annotations"] = {labels.FIRST_RANK: str(run.parts[run.part].first)}
     if run.dev is not None and run.dev.get("inactivity") is not None:
         metadata["annotations"] = {INACTIVITY: str(run.dev["inactivity"])}
     return {"metadata": metadata, "spec": _pod(run)}
@@ -97,6 +99,8 @@ def _env(run: KubeRun) -> list[dict[str, Any]]:
         {"name": "LAMBDACTL_RANK", "valueFrom": {"fieldRef": {"fieldPath": rank}}},
         {"name": "LAMBDACTL_NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
     ]
+    if run.parts:
+        env.append({"name": "LAMBDACTL_FIRST_RANK", "value": str(run.parts[run.part].first)})
     if not run.gpus and "NVIDIA_VISIBLE_DEVICES" not in run.env:
         # Images that ask for all GPUs would see them without having any.
         env.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
@@ -209,6 +213,11 @@ def _affinity(run: KubeRun) -> dict[str, Any]:
         needed = {"key": labels.GPU_PRODUCT, "operator": "In", "values": list(run.gpu_products)}
         terms = [{"matchExpressions": [needed]}]
         affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    if run.parts:
+        # Others than its own may be the only ones that another part fits on.
+        own = {"key": labels.HOSTNAME, "operator": "In", "values": list(run.parts[run.part].places)}
+        liked = [{"weight": 100, "preference": {"matchExpressions": [own]}}]
+        affinity.setdefault("nodeAffinity", {})["preferredDuringSchedulingIgnoredDuringExecution"] = liked
     if run.nodes > 1:
         ranks = {"matchLabels": {labels.RUN_ID: run.run_id}}
         apart = {"labelSelector": ranks, "topologyKey": labels.HOSTNAME}

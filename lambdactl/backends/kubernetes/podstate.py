@@ -35,10 +35,12 @@ NODE_LOST = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
 
 
 def rank_of(pod: Pod) -> int | None:
-    """The completion index."""
+    """The completion index, counted on from the first rank of its Job (parts.py)."""
     meta = pod["metadata"]
-    text = (meta.get("annotations") or {}).get(labels.RANK) or (meta.get("labels") or {}).get(labels.RANK)
-    return int(text) if text is not None and str(text).isdigit() else None
+    annotations = meta.get("annotations") or {}
+    text = annotations.get(labels.RANK) or (meta.get("labels") or {}).get(labels.RANK)
+    first = str(annotations.get(labels.FIRST_RANK) or "0")
+    return int(str(text)) + int(first) if str(text or "").isdigit() and first.isdigit() else None
 
 
 def moment(text: str | None) -> float | None:

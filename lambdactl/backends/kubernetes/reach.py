@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from lambdactl.errors import CapacityError, SpecError
 
 from . import jump
-from .labels import RANK, RUN, RUN_FACTS, RUN_ID
+from .labels import RUN, RUN_FACTS, RUN_ID
+from .parts import is_part
+from .podstate import rank_of
 from .resources import JOBS, PODS, SECRETS
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ async def find_rank(client: Client, key: str, rank: int) -> RankAddress | None:
         SpecError: the run has no such rank.
         CapacityError: the rank does not run, or has no sshd.
     """
-    jobs = (await client.list(JOBS, labels=RUN)).items
+    jobs = [job for job in (await client.list(JOBS, labels=RUN)).items if not is_part(job)]
     found = [job for job in jobs if key in (job["metadata"]["labels"].get(RUN), job["metadata"]["labels"].get(RUN_ID))]
     if not found:
         return None
@@ -91,7 +93,7 @@ def _facts(job: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _pod(client: Client, run: str, run_id: str, rank: int) -> dict[str, Any]:
-    pods = (await client.list(PODS, labels=f"{RUN_ID}={run_id},{RANK}={rank}")).items
+    pods = [pod for pod in (await client.list(PODS, labels=f"{RUN_ID}={run_id}")).items if rank_of(pod) == rank]
     for pod in pods:
         if (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
             return pod

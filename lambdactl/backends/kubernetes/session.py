@@ -53,7 +53,7 @@ class RunSession(Watched):
 
     def _take_job(self, kind: str, job: dict[str, Any]) -> None:
         if kind == DELETED:
-            self.view.lose_job()
+            self.view.lose_job(job)
         else:
             self.view.see_job(job)
 
@@ -68,11 +68,10 @@ class RunSession(Watched):
         name, reason, text = str(about.get("name")), str(event.get("reason")), str(event.get("message") or "")
         if kind == DELETED:
             return
-        if about.get("kind") == "Job" and name == self.job_name and reason == "FailedCreate":
-            if about.get("uid") in (None, "", ((self.view.job or {}).get("metadata") or {}).get("uid")):
+        if about.get("kind") == "Job" and reason == "FailedCreate":
+            if (job := self.view.jobs.get(name)) is not None and about.get("uid") in (None, "", job["metadata"]["uid"]):
                 self.refusal = explain_event(text, self.client.namespace) or self.refusal
-        elif about.get("kind") == "Pod" and (match := re.fullmatch(rf"{re.escape(self.job_name)}-(\d+)-\w+", name)):
-            rank = int(match.group(1))
+        elif about.get("kind") == "Pod" and (rank := self._rank_named(name)) is not None:
             pod = self.view.pods.get(rank)
             if pod is not None and pod["metadata"]["uid"] != about.get("uid"):
                 return
@@ -80,6 +79,11 @@ class RunSession(Watched):
                 self.view.remarks[rank] = _PROGRESS[reason]
             elif event.get("type") == "Warning" and reason not in _NOTHING_NEW:
                 self.view.remarks[rank] = f"{reason}: {' '.join(text.split())[:300]}"
+
+    def _rank_named(self, pod: str) -> int | None:
+        """Also before the Job has been seen."""
+        match = re.fullmatch(rf"{re.escape(self.job_name)}-(\d+)-\w+", pod)
+        return int(match.group(1)) if match else self.view.rank_named(pod)
 
 
 @asynccontextmanager
@@ -91,12 +95,11 @@ async def open_session(client: Client, run_id: str, job_name: str) -> AsyncItera
     """
     session = RunSession(client, run_id, job_name)
     run = f"{labels.RUN_ID}={run_id}"
-    of_job = f"involvedObject.kind=Job,involvedObject.name={job_name}"
     watches = [
         Watch(JOBS, session._take_job, labels=run, first=True),
         Watch(PODS, session._take_pod, labels=run, first=True),
         Watch(EVENTS, session._take_event, fields="involvedObject.kind=Pod"),
-        Watch(EVENTS, session._take_event, fields=of_job),
+        Watch(EVENTS, session._take_event, fields="involvedObject.kind=Job"),
     ]
     async with session.watching(watches):
         yield session

@@ -15,15 +15,17 @@ from typing import Any
 
 from lambdactl.errors import CapacityError, LambdactlError
 
+from . import parts
 from .client import Client
+from .control import end_others, view_whole
 from .errors import AlreadyExists, APIError, Forbidden, NotFound
 from .labels import RUN_ID
 from .model import GO, PEERS, KubeRun
-from .objects import job, owned
+from .objects import job, other_jobs, owned
 from .podstate import commands_started, condition, hopeless, moment, running, told_to_go, unplaced
 from .resources import BY_KIND, JOBS, PODS
 from .session import RunSession
-from .view import RunView, view_of
+from .view import RunView
 
 UNSCHEDULABLE_PATIENCE = 15.0
 """Seconds that a rank may be without a node before a run that shall not wait is taken back."""
@@ -44,7 +46,11 @@ async def submit(client: Client, run: KubeRun) -> dict[str, Any]:
     try:
         for item in owned(run, created["metadata"]):
             await _create_owned(client, item)
+        others = [await client.create(JOBS, item) for item in other_jobs(run, created["metadata"])]
         if run.queue is None:
+            # The first last: what it says of the run is true of all then.
+            for other in others:
+                await client.patch(JOBS, other["metadata"]["name"], {"spec": {"suspend": False}})
             return await client.patch(JOBS, run.run_name, {"spec": {"suspend": False}})
     except BaseException:
         await asyncio.shield(take_back(client, run.run_name, created["metadata"]["uid"]))
@@ -55,7 +61,7 @@ async def submit(client: Client, run: KubeRun) -> dict[str, Any]:
 async def _create_job(client: Client, run: KubeRun) -> dict[str, Any]:
     for _attempt in range(2):
         try:
-            return await client.create(JOBS, job(run))
+            return await client.create(JOBS, job(next(parts.of_run(run))))
         except AlreadyExists:
             await _make_room(client, run.run_name)
     raise CapacityError(f"a Job named {run.run_name} appears again and again; choose another name with -n.")
@@ -70,7 +76,7 @@ async def _make_room(client: Client, name: str) -> None:
     found = await client.find(JOBS, name)
     if found is None:
         return
-    view = view_of(found, [])
+    view = await view_whole(client, found)
     if not view.run_id:
         raise CapacityError(
             f"the namespace {client.namespace} has a Job named {name} that is not of lambdactl; use -n."
@@ -166,6 +172,8 @@ class Starter:
             if (problem := self._problem(view)) is not None:
                 await take_back(self.client, self.session.job_name, (view.job or {}).get("metadata", {}).get("uid"))
                 raise problem
+            if view.lagging:
+                await end_others(self.client, view.lagging)
             if await self._advance(view):
                 return True
             self._tell(view)
@@ -267,7 +275,8 @@ class Starter:
         if began is not None and time.time() - began > waited + 60:
             waited = time.time() - began  # another machine goes on with it, long after the containers had started
         spec = {"activeDeadlineSeconds": int(waited + limit + 1)}
-        await self.client.patch(JOBS, self.session.job_name, {"spec": spec})
+        for name in self.session.view.job_names:
+            await self.client.patch(JOBS, name, {"spec": spec})
         self._deadline_set = True
 
     async def _say_go(self, view: RunView, ranks: list[int]) -> None:

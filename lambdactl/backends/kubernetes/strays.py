@@ -14,10 +14,11 @@ from .client import open_client
 from .errors import Forbidden
 from .labels import MANAGED, RUN, RUN_ID, SCHEDULE, SCHEDULE_FACTS, SERVICE
 from .objects import KUEUE_QUEUE
+from .parts import is_part
 from .podstate import condition, moment
 from .resources import CONFIGMAPS, CRONJOBS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
 from .schedule_objects import cron_name
-from .view import view_of
+from .view import RunView, view_of
 
 if TYPE_CHECKING:
     from .client import Client
@@ -94,8 +95,9 @@ class _Look:
         jobs = await _list(client, JOBS, MANAGED)
         self._found.runs |= {_label(job, RUN_ID) for job in jobs}
         for job in jobs:
-            if not _label(job, SCHEDULE):  # those go with their CronJob
-                self._job(job)
+            if not _label(job, SCHEDULE) and not is_part(job):  # those go with their CronJob, or with the first part
+                others = [one for one in jobs if is_part(one) and _label(one, RUN_ID) == _label(job, RUN_ID)]
+                self._job(job, view_of(job, [], others))
         for resource in KINDS:
             for item in await _list(client, resource, MANAGED):
                 meta = item["metadata"]
@@ -106,12 +108,12 @@ class _Look:
                 why = f"is of {run}, which is gone" if run else "belongs to no run"
                 self._add(resource, item, why, moment(meta.get("creationTimestamp")))
 
-    def _job(self, job: dict[str, Any]) -> None:
+    def _job(self, job: dict[str, Any], view: RunView) -> None:
         meta = job["metadata"]
         if meta.get("deletionTimestamp"):
             return
-        ended = condition(job, "Complete") or condition(job, "Failed")
-        view = view_of(job, [])
+        whole = view.job or job
+        ended = condition(whole, "Complete") or condition(whole, "Failed")
         if ended is not None:
             since = moment(ended.get("lastTransitionTime"))
             if self._older_than is None or (not view.facts.get("keep") and view.retry is None):

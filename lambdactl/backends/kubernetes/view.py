@@ -11,7 +11,7 @@ from typing import Any
 from lambdactl.run.placement import clock
 from lambdactl.run.status import RunStatus, exit_code
 
-from . import labels
+from . import labels, parts
 from .labels import RUN_FACTS
 from .model import OWNER, RETRY, STOP
 from .podstate import (
@@ -38,6 +38,7 @@ class RunView:
 
     def __init__(self) -> None:
         self.job: dict[str, Any] | None = None
+        self.jobs: dict[str, dict[str, Any]] = {}
         self.job_gone = False
         self.pods: dict[int, dict[str, Any]] = {}
         self.gone: set[int] = set()
@@ -47,12 +48,44 @@ class RunView:
     # What the watches say
 
     def see_job(self, job: dict[str, Any]) -> None:
-        """The Job is there, in this state."""
-        self.job, self.job_gone = job, False
+        """The Job, or one of the run's several, is there, in this state."""
+        self.jobs[job["metadata"]["name"]] = job
+        if not parts.is_part(job):
+            self.job, self.job_gone = job, False
+        self._combine()
 
-    def lose_job(self) -> None:
-        """The Job was deleted; its last state is kept."""
-        self.job_gone = True
+    def lose_job(self, job: Mapping[str, Any] | None = None) -> None:
+        """The Job was deleted; its last state is kept. One of several that is gone before the others is a failure."""
+        known = None if job is None else self.jobs.get(job["metadata"]["name"])
+        if known is None or not parts.is_part(known):
+            self.job_gone = True
+        elif not parts.finished(known):
+            known["status"] = (known.get("status") or {}) | {"conditions": [parts.DELETED]}
+            self._combine()
+
+    def _combine(self) -> None:
+        own = next((job for job in self.jobs.values() if not parts.is_part(job)), None)
+        if own is not None:
+            self.job = own
+            ignore = self.facts.get("on_node_failure") == "ignore"
+            self.job = parts.combined(own, [job for job in self.jobs.values() if job is not own], ignore=ignore)
+
+    @property
+    def job_names(self) -> list[str]:
+        """The run's Jobs, that of rank 0 last."""
+        return sorted(self.jobs, key=lambda name: -parts.first_rank(self.jobs[name]))
+
+    @property
+    def lagging(self) -> list[str]:
+        """The Jobs that the machine which follows the run has to end (parts.py)."""
+        return [] if self.job is None or self.job_gone else parts.lagging(self.job, list(self.jobs.values()))
+
+    def rank_named(self, pod: str) -> int | None:
+        """The rank of a pod of that name; None where it is not of this run."""
+        for name, job in self.jobs.items():
+            if match := re.fullmatch(rf"{re.escape(name)}-(\d+)-[a-z0-9]{{5}}", pod):
+                return parts.first_rank(job) + int(match.group(1))
+        return None
 
     def see_pod(self, pod: dict[str, Any]) -> None:
         """A pod of the run is there, in this state."""
@@ -93,7 +126,8 @@ class RunView:
     @property
     def nodes(self) -> int:
         """How many ranks there shall be."""
-        return int(((self.job or {}).get("spec") or {}).get("completions") or len(self.pods) or 1)
+        told = self.facts.get("nodes") or ((self.job or {}).get("spec") or {}).get("completions")
+        return int(told or len(self.pods) or 1)
 
     @property
     def suspended(self) -> bool:
@@ -236,10 +270,10 @@ class RunView:
         failure = self._job_condition("Failed", "FailureTarget")
         if failure is None or failure.get("reason") == "DeadlineExceeded":
             return None
-        name = ((self.job or {}).get("metadata") or {}).get("name") or ""
-        named = re.search(rf"\b{re.escape(name)}-(\d+)-[a-z0-9]{{5}}\b", str(failure.get("message") or ""))
-        if named:
-            return int(named.group(1))
+        words = re.findall(r"[a-z0-9-]+", str(failure.get("message") or ""))
+        named = next((rank for word in words if (rank := self.rank_named(word)) is not None), None)
+        if named is not None:
+            return named
         failed = []
         for rank, pod in self.pods.items():
             if (pod.get("status") or {}).get("phase") == "Failed":
@@ -352,10 +386,11 @@ class RunView:
         )
 
 
-def view_of(job: dict[str, Any], pods: Sequence[Pod]) -> RunView:
-    """A run from one look at the API."""
+def view_of(job: dict[str, Any], pods: Sequence[Pod], others: Sequence[dict[str, Any]] = ()) -> RunView:
+    """A run from one look at the API; `others` are the further Jobs of a run that has several."""
     view = RunView()
-    view.see_job(job)
+    for one in (job, *others):
+        view.see_job(one)
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or "")):
         rank = rank_of(pod)
         if rank is not None:

@@ -116,7 +116,6 @@ def test_a_run_whose_gpus_idled_is_stopped_and_not_failed() -> None:
     ("text", "said"),
     [
         ("docker: true\ncommands: [ls]", "set LAMBDACTL_DOCKER_IMAGE to one"),
-        ("groups: [{commands: [ls]}, {commands: [ls], resources: {cpu: 2}}]", "'groups' with unlike 'resources'"),
         ('image: a\nentrypoint: "sh \'x"\ncommands: [ls]', "it cannot be split into words"),
         ("image: a", "do not start an image's own command"),
     ],

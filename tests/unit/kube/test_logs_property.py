@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,3 +67,12 @@ def test_lines_longer_than_the_limit(limit: int, lengths: list[int], cuts: list[
         assert got + reader.tail() == b"".join(text + b"\n" for _, text in lines)
     finally:
         logs.LONGEST_LINE = before
+
+
+def test_the_kubelets_word_for_a_removed_container_is_no_line_of_the_log() -> None:
+    reader: Any = logs._Reader(SimpleNamespace(namespace="n"), "p", None, None, None)
+    line = b"2026-01-01T00:00:00.000000001Z the last\n"
+    assert (
+        reader._take(line + b"unable to retrieve container logs for containerd://e1255d8d", Counter()) == b"the last\n"
+    )
+    assert reader.tail() == b""

@@ -18,7 +18,7 @@ umask 077
 [ ! -t 1 ] || stty -onlcr <&1 2>/dev/null
 # shellcheck source=/dev/null
 . "$lambdactl_base/bin/settings"
-lambdactl_rank=${LAMBDACTL_RANK:-${JOB_COMPLETION_INDEX:-0}}
+lambdactl_rank=$((${LAMBDACTL_RANK:-${JOB_COMPLETION_INDEX:-0}} + ${LAMBDACTL_FIRST_RANK:-0}))
 lambdactl_uid=$(id -u 2>/dev/null || echo 0)
 # A container that the kubelet starts again finds what the one before it has left.
 for lambdactl_n in pid exit_code silent; do
