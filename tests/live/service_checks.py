@@ -19,14 +19,16 @@ image: {image}
 port: 8931
 replicas: 2
 stop_duration: 1s
-probes: [{{type: http, url: /page, interval: 2s}}]
+files: ["word:/tmp/web/page"]
+probes: [{probes}]
 commands:
   - |
-    mkdir -p /tmp/web; echo {word} >/tmp/web/page; cd /tmp/web
+    cd /tmp/web
     {fail}
     if command -v python3 >/dev/null; then exec python3 -m http.server 8931
     else exec busybox httpd -f -p 8931 -h /tmp/web; fi
 """
+PAGE = "{type: http, url: /page, interval: 2s}"
 
 
 def check_a_service(desk: Desk) -> None:
@@ -35,7 +37,9 @@ def check_a_service(desk: Desk) -> None:
     name = desk.name("web")
 
     def apply(word: str, fail: str = "", rc: int = 0) -> str:
-        (desk.folder / "web.yml").write_text(SERVICE.format(name=name, image=desk.image, word=word, fail=fail))
+        (desk.folder / "word").write_text(f"{word}\n")
+        text = SERVICE.format(name=name, image=desk.image, fail=fail, probes=PAGE)
+        (desk.folder / "web.yml").write_text(text)
         return desk.run("apply", "-f", "web.yml", "-y", rc=rc).stderr
 
     apply("one")
@@ -57,6 +61,20 @@ def check_a_service(desk: Desk) -> None:
     while left := desk.left_of_service("web"):
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
+
+
+def check_probes_beside_the_replicas(desk: Desk) -> None:
+    name = desk.name("probed")
+    (desk.folder / "word").write_text("well\n")
+    probes = f"{PAGE}, {{type: http, url: /page, method: head, interval: 2s}}"
+    (desk.folder / "probed.yml").write_text(SERVICE.format(name=name, image=desk.image, fail="", probes=probes))
+    done = desk.run("apply", "-f", "probed.yml", "-y", rc=None)
+    replicas = json.loads(desk.run("run", "get", name, "--json").stdout)["replicas"]
+    desk.run("stop", name, "-y")
+    if done.returncode:
+        assert "in which the probes are asked, has no python3" in done.stderr, done.stderr
+        pytest.skip(f"the image {desk.image} has no python3 (and apply said so)")
+    assert [replica["probes"] for replica in replicas] == ["2/2", "2/2"]
 
 
 def check_a_dev_environment(desk: Desk) -> None:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,47 +213,16 @@ def test_a_first_start_that_fails_says_why_and_goes_on(bed: Bed) -> None:
     assert "sad is deleted" in bed.desk.run("delete", "-f", "sad.yml", "-y").stderr
 
 
-SERVER = """
-import http.server, os, sys
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        good = self.command == "POST" and self.headers.get("Authorization") == "Bearer hunter2"
-        good = self.path != "/b" or (good and not os.path.exists("/tmp/sick"))
-        self.send_response(200 if good else 500)
-        self.end_headers()
-        self.wfile.write(os.uname().nodename.encode())
-    do_POST = do_GET
-http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Answer).serve_forever()
-"""
-PROBED = f"""
-type: service
-name: web
-image: any
-port: 8000
-replicas: 2
-commands:
-  - |
-    cat >/tmp/server.py <<'END'
-{textwrap.indent(SERVER, "    ")}
-    END
-  - exec python3 /tmp/server.py
-probes:
-  - {{type: http, url: /a, interval: 1s, ready_after: 2}}
-  - {{type: http, url: /b, method: post, body: x, interval: 1s,
-      headers: [{{name: Authorization, value: Bearer hunter2}}]}}
-stop_duration: 1s
-"""
-
-
 def test_probes_that_a_kubelet_cannot_ask(bed: Bed) -> None:
-    done = bed.apply(PROBED)
-    assert "GET /a and POST /b, by a container beside each replica (image any)" in done.stderr
-    found = bed.get()
+    done = bed.desk.run("apply", "-f", str(ROOT / "examples" / "probed-service.dstack.yml"), "-y")
+    assert "GET /healthz and POST /check, by a container beside each replica (image lambdactl/base:" in done.stderr
+    found = bed.get("probed")
     assert [replica["probes"] for replica in found["replicas"]] == ["2/2", "2/2"]
-    assert "hunter2" not in json.dumps(bed.cluster.objects(PODS))
+    assert "Bearer example" not in json.dumps(bed.cluster.objects(PODS))
     name = found["replicas"][0]["run_name"]
-    Path(f"/proc/{first_process(bed, name)}/root/tmp/sick").touch()
-    bed.until(lambda: "Readiness probe failed: POST /b answered 500" in json.dumps(bed.cluster.objects(EVENTS)))
+    Path(f"/proc/{first_process(bed, name)}/root/tmp/probed/sick").touch()
+    bed.until(lambda: "Readiness probe failed: POST /check answered 500" in json.dumps(bed.cluster.objects(EVENTS)))
     # Three in a row: its container is a new one, which has a /tmp of its own.
-    bed.until(lambda: restarts(bed, name) and bed.get()["state"] == "running")
+    bed.until(lambda: restarts(bed, name) and bed.get("probed")["state"] == "running")
+    with Attached(bed.desk, "probed") as attached:
+        assert fetch(attached.port).startswith("replica probed on ")
