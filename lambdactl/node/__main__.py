@@ -157,8 +157,11 @@ def main() -> int:
     if verb is None:
         sys.stderr.write(USAGE)
         return 2
+    import gc
+
     from .errors import NodeError
 
+    gc.set_threshold(20_000, 20, 20)  # a session leaves few cycles, and its forks share what no collection touches
     try:
         return verb(sys.argv[2:])
     except NodeError as error:

@@ -74,7 +74,11 @@ def finish_query(query: programs.Program | None, problems: list[str]) -> tuple[l
         )
     if os.access(paths.STATE, os.W_OK):
         kept = [{name: gpu[name] for name in ("index", "uuid", "pci")} for gpu in gpus]
-        paths.write_json(paths.GPU_CACHE, {"boot": paths.boot(), "gpus": kept})
+        found = {"boot": paths.boot(), "gpus": kept}
+        if (
+            paths.read_json(paths.GPU_CACHE) != found
+        ):  # to write it costs the file system more than the look its programs
+            paths.write_json(paths.GPU_CACHE, found)
     return gpus, driver
 
 

@@ -148,8 +148,8 @@ def _child(
 
 def _reset_oom_score() -> None:
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("0")
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(b"0")
     except OSError:
         return
 

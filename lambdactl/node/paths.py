@@ -24,6 +24,7 @@ SCHEDULES = STATE + "/schedules"
 PROVISIONED = STATE + "/provisioned"
 RUNNER = OPT + "/runner.pyz"
 GPU_CACHE = STATE + "/gpus.json"
+READ_SIZE = 1 << 16
 
 HEX = "0123456789abcdef"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -78,11 +79,22 @@ def make_state_dirs() -> None:
             os.chmod(path, mode)
 
 
+def read_bytes(path: str) -> bytes:
+    """A small file as it is; without what `open` does for larger ones. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while data := os.read(descriptor, READ_SIZE):
+            parts.append(data)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts)
+
+
 def read_text(path: str, default: str = "") -> str:
     """A small text file, or the default when it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return read_bytes(path).decode("utf-8", "replace")
     except OSError:
         return default
 
@@ -90,8 +102,7 @@ def read_text(path: str, default: str = "") -> str:
 def read_json(path: str) -> Any:
     """A JSON file's value, or None when it is missing or broken (a crash may have cut it)."""
     try:
-        with open(path, "rb") as file:
-            return light.loads(file.read())
+        return light.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError):
         return None
 

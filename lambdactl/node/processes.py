@@ -30,8 +30,8 @@ def become_subreaper() -> None:
 def rename(name: str) -> None:
     """What `ps -o comm` and `top` call this process; a fork has the command line of whom it was forked from."""
     try:
-        with open("/proc/self/comm", "w", encoding="ascii") as file:
-            file.write(name)
+        with open("/proc/self/comm", "wb") as file:
+            file.write(name.encode())
     except OSError:
         return
 

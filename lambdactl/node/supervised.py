@@ -42,7 +42,7 @@ def notify_ready() -> None:
 def protect_from_oom() -> None:
     """The kernel shall kill the job rather than its supervisor."""
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("-900")
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(b"-900")
     except OSError:
         return

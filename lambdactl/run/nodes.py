@@ -21,7 +21,8 @@ _RUNNER = (
     '[ -e "$r" ] || {{ echo "lambdactl: no runner" >&2; exit 96; }}; '
     'q="${{LAMBDACTL_ROOT:-}}/var/lib/lambdactl/compiled/start.py"; [ -r "$q" ] && r=$q; '
     "p=/usr/bin/python3; [ -x $p ] || p=python3; "
-    'if [ -n "${{LAMBDACTL_ROOT:-}}" ] || [ "$(id -u)" = 0 ]; then exec $p -I -S "$r" {verb}; fi; '
+    'if [ -n "${{LAMBDACTL_ROOT:-}}" ] || [ "${{LOGNAME:-}}" = root ] || [ "$(id -u)" = 0 ]; '
+    'then exec $p -I -S "$r" {verb}; fi; '
     'sudo -n true 2>/dev/null || {{ echo "lambdactl: no sudo" >&2; exit 97; }}; '
     'exec sudo -n $p -I -S "$r" {verb}'
 )

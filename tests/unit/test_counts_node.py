@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lambdactl import content
-from lambdactl.node import programs, provisioned
+from lambdactl.node import docker_info, programs, provisioned
 from lambdactl.node.docker_info import DockerInfo
 from tests.unit.node_bed import PYTHONS, Bed, Node
 
@@ -240,6 +240,37 @@ def test_docker_is_asked_by_its_command_where_its_socket_gives_no_answer(tmp_pat
 def test_docker_is_asked_at_its_socket(tmp_path: Path) -> None:
     path = docker(tmp_path, b'HTTP/1.0 200 OK\r\nServer: x\r\n\r\n{"ServerVersion": "27.0"}\n')
     assert DockerInfo(str(path), ["/bin/false"]).result([]) == (0, '{"ServerVersion": "27.0"}\n')
+
+
+def test_docker_is_only_pinged_while_it_is_the_same_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_info, "PLACE", str(tmp_path / "answer.json"))
+    monkeypatch.setattr(docker_info, "PID_FILE", str(tmp_path / "docker.pid"))
+    monkeypatch.setattr(docker_info.paths, "STATE", str(tmp_path))
+    address, asked = tmp_path / "docker.sock", []
+
+    def ask(body: bytes, *, healthy: bool = True) -> tuple[int | None, str]:
+        address.unlink(missing_ok=True)
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(address))
+        server.listen()
+        info = DockerInfo(str(address), ["/bin/echo", "told by the command"])
+        connection = server.accept()[0]
+        asked.append(connection.recv(4096).split()[1])
+        connection.sendall((b"HTTP/1.0 200 OK" if healthy else b"HTTP/1.0 500 no") + b"\r\n\r\n" + body)
+        connection.close()
+        server.close()
+        return info.result([])
+
+    first, second = b'{"ServerVersion": "27.0"}', b'{"ServerVersion": "28.0"}'
+    assert ask(first) == (0, first.decode())  # nobody knows which daemon this is
+    (tmp_path / "docker.pid").write_text("1")
+    assert ask(b'{"ServerErrors": ["x"]}') == (0, '{"ServerErrors": ["x"]}')
+    assert ask(first) == ask(b"OK") == (0, first.decode())
+    assert ask(b"", healthy=False) == (0, "told by the command\n")
+    (tmp_path / "docker.pid").unlink()
+    (tmp_path / "docker.pid").write_text("2")
+    assert ask(second) == (0, second.decode())
+    assert asked == [b"/info", b"/info", b"/info", b"/_ping", b"/_ping", b"/info"]
 
 
 @pytest.mark.parametrize(
