@@ -102,11 +102,14 @@ def parallel_openssh(meter: Meter, place: Place) -> Sample:
     return until_last(place, sample, len(logins))
 
 
-def floor(meter: Meter, place: Place) -> Sample:
-    """asyncssh and nothing else."""
+PYTHON = "/usr/bin/python3 -I -S -c pass"
+
+
+def floor(meter: Meter, place: Place, *, before: str = "") -> Sample:
+    """asyncssh and nothing else; with `before` a command that runs before the one that is waited for."""
     place.forget_stamps()
     with at_home(place) as fleet:
-        argv = module("floor", place_arguments(fleet, place.stamp))
+        argv = module("floor", place_arguments(fleet, f"{before}; {place.stamp}" if before else place.stamp))
         return until_last(place, meter.run(argv, env=place.env), len(fleet.hosts))
 
 

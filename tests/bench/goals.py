@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tests.bench import rows_alone, rows_apply, rows_run
+from tests.bench.growth import growth
 from tests.bench.results import Group, Results
 
 
@@ -44,19 +45,23 @@ def _no_op(results: Results) -> Iterator[Verdict]:
             continue
         ratio = baseline.seconds / group.ours.seconds
         yield Verdict(what, goal, f"{ratio:.1f} x ({group.ours.seconds:.2f} s)", ratio >= factor)
-    yield _growth(results, "noop", "no-op `apply`, 32 nodes against 8 (bed)", 1.5)
+    for delayed, bed in BEDS:
+        yield _growth(results, "noop", f"no-op `apply`, 32 nodes against 8 ({bed})", 1.5, delayed=delayed)
 
 
-def _growth(results: Results, section: str, what: str, limit: float) -> Verdict:
-    few = results.find(section, nodes=8, delayed=False, real=False)
-    many = results.find(section, nodes=32, delayed=False, real=False)
+BEDS = ((False, "bed"), (True, "bed behind 50 ms"))
+
+
+def _growth(results: Results, section: str, what: str, limit: float, *, delayed: bool) -> Verdict:
+    found = growth(results, section, delayed=delayed)
     goal = f"<= {limit:g} x"
-    if few is None or many is None:
+    if found is None:
         return _missing(what, goal)
-    ratio = many.ours.seconds / few.ours.seconds
     # What the controller spends does not depend on how many "nodes" share its cores; seconds on the bed do.
-    cpu = many.ours.cpu / few.ours.cpu
-    return Verdict(what, goal, f"{ratio:.2f} x (controller's CPU {cpu:.2f} x)", ratio <= limit)
+    parts = [f"controller's CPU {found.cpu:.2f} x"]
+    if found.python is not None:
+        parts.append(f"with nothing but a login and a bare Python on the 24 more {found.python:.2f} x")
+    return Verdict(what, goal, f"{found.ratio:.2f} x ({'; '.join(parts)})", found.ratio <= limit)
 
 
 def _launch(results: Results) -> Iterator[Verdict]:
@@ -70,7 +75,8 @@ def _launch(results: Results) -> Iterator[Verdict]:
             )
             verdict = replace(verdict, measured=work)
         yield verdict
-    yield _growth(results, "launch", "the same, 32 nodes against 8 (bed)", 1.3)
+    for delayed, bed in BEDS:
+        yield _growth(results, "launch", f"the same, 32 nodes against 8 ({bed})", 1.3, delayed=delayed)
 
 
 def _at_most(group: Group | None, what: str, limit: float) -> Verdict:

@@ -138,6 +138,10 @@ class Meter:
                 return int(words[words.index("usage_usec") + 1]) / 1e6
         return None
 
+    def cpu(self) -> float | None:
+        """CPU seconds so far, where they can be counted."""
+        return self._read_cpu()
+
     def _read_memory(self) -> int | None:
         for group in self._groups:
             with contextlib.suppress(OSError, ValueError):

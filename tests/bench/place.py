@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tests.bench.meter import Meter
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_WAY = 25  # ms, the delay line
+LOOK = 0.01  # seconds between two looks for stamps
 
 
 class Place(Protocol):
@@ -33,6 +35,10 @@ class Place(Protocol):
 
     def stamps(self) -> list[float]:
         """What the stamp command has noted, seconds since the epoch."""
+        ...
+
+    def watch(self, nodes: int) -> contextlib.AbstractContextManager[list[float]]:
+        """A list that gets the nodes' CPU seconds from now until the stamp command has begun on the last of them."""
         ...
 
 
@@ -59,6 +65,26 @@ class BedPlace:
     def stamps(self) -> list[float]:
         return [float(text) for path in self.folder.iterdir() if (text := path.read_text().strip())]
 
+    @contextlib.contextmanager
+    def watch(self, nodes: int) -> Iterator[list[float]]:
+        worked: list[float] = []
+        before, ended = self.nodes.cpu(), threading.Event()
+
+        def look() -> None:
+            while not ended.wait(LOOK):
+                if len(os.listdir(self.folder)) >= nodes:
+                    after = self.nodes.cpu()
+                    worked.extend([] if before is None or after is None else [after - before])
+                    return
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        try:
+            yield worked
+        finally:
+            ended.set()
+            looking.join()
+
 
 @dataclass
 class SandboxPlace:
@@ -81,6 +107,10 @@ class SandboxPlace:
     def stamps(self) -> list[float]:
         texts = [self.cluster.exec(node.name, "cat /tmp/bench-stamp", check=False) for node in self.cluster.workers]
         return [float(done.stdout) for done in texts if done.returncode == 0 and done.stdout.strip()]
+
+    @contextlib.contextmanager
+    def watch(self, nodes: int) -> Iterator[list[float]]:
+        yield []  # a container's work is counted by nobody here
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:

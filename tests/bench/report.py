@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.bench import words
 from tests.bench.goals import verdicts
+from tests.bench.growth import Growth, growths
 from tests.bench.meter import Series
 from tests.bench.results import Group, Results
 
@@ -75,7 +76,7 @@ def render(results: Results) -> str:
         groups = [group for group in results.groups if group.section == section.key]
         if groups:
             parts += [f"## {section.title}", words.paragraph(section.words.format(**counted)), _table(section, groups)]
-    parts += [_meaning(results)]
+    parts += [*_growths(results), _meaning(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,6 +115,36 @@ def _table(section: Section, groups: Sequence[Group]) -> str:
             )
     own = [name for name, _ in section.columns]
     return markdown(("where", "what", section.seconds, "to ours", "CPU s", "peak MB", *own, "runs"), rows)
+
+
+def _growths(results: Results) -> list[str]:
+    found = list(growths(results))
+    if not found:
+        return []
+    rows = [
+        [
+            item.what,
+            f"{item.few:.2f}",
+            f"{item.many:.2f}",
+            *("-" if ratio is None else f"{ratio:.2f} x" for ratio in _ratios(item)),
+        ]
+        for item in found
+    ]
+    heads = (
+        "what",
+        "8 nodes s",
+        "32 nodes s",
+        "growth",
+        "controller's CPU",
+        "24 logins",
+        "24 bare Pythons",
+        "nodes apart",
+    )
+    return ["## What of the growth is the bed's", words.paragraph(words.GROWTH), markdown(heads, rows)]
+
+
+def _ratios(item: Growth) -> tuple[float | None, ...]:
+    return item.ratio, item.cpu, item.logins, item.python, item.apart
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

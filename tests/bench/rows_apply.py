@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -19,6 +20,8 @@ ROLES = "ansible-core, the same roles"
 TASKS = "ansible-core, as many `command` tasks"
 WARM, COLD = "ansible-core, one `command`, warm", "ansible-core, one `command`, cold"
 OPENSSH, FLOOR = "parallel ssh, one shared connection", "asyncssh floor"
+PYTHON = "asyncssh floor, with a start of Python"
+UNTIL_FIRST = "node_cpu_until_first"
 
 # Actions that never leave the controller; all others cost a module on the node.
 _LOCAL = frozenset({
@@ -82,14 +85,17 @@ def launch(meter: Meter, place: Place, plan: Plan, folder: Path) -> Group:
 
     def ours() -> Sample:
         place.forget_stamps()
-        sample = until_last(place, meter.run(argv, env=place.env), nodes)
+        with place.watch(nodes) as worked:
+            sample = until_last(place, meter.run(argv, env=place.env), nodes)
         if sample.values["lost"]:
             raise RuntimeError(f"{sample.values['lost']:.0f} nodes were lost")
-        return sample
+        own = {UNTIL_FIRST: worked[0]} if worked else {}
+        return replace(sample, values={**sample.values, **own})
 
     series = [
         plan.series(OURS, ours),
         plan.series(FLOOR, lambda: baselines.floor(meter, place)),
+        plan.series(PYTHON, lambda: baselines.floor(meter, place, before=baselines.PYTHON)),
         plan.series(OPENSSH, lambda: baselines.parallel_openssh(meter, place)),
         plan.series(COLD, lambda: ansible.stamped(warm=False), note="new connections"),
         plan.series(WARM, lambda: ansible.stamped(warm=True), note="connections kept from the run before"),

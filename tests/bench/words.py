@@ -23,6 +23,13 @@ rank 0. Seconds from the start of the program to the moment at which the command
 node's clock. The baselines run the same command and do nothing else: no plan, no reservation, no supervision,
 no environment for MPI."""
 
+GROWTH = """From 8 to 32 nodes of the bed. Each login, each start of Python and all that the nodes do takes its time
+from the same cores, which is not so where nodes are machines; so three more figures, none of which is the goal's: the
+growth if the 24 nodes that are more did nothing but log in and run one command (the asyncssh floor's own seconds added
+to those of 8 nodes), the same with a start of Python that does nothing, and the growth of the seconds less the nodes'
+CPU until then divided among the cores (about what is left where every node has cores of its own, if all of that work
+was in the way; it flatters)."""
+
 STOP = """`stop_criteria: master-done`. From the last command of rank 0 to the end of the last worker, by the
 nodes' own clocks (one machine, so one clock). On the bed the coordinator reaches its peers without ssh, on the
 sandbox with. The nodes do this among themselves, so the delay line in front of the jump host makes no
