@@ -32,7 +32,11 @@ class User:
         self.gid = gid
         self.home = entry.pw_dir or "/"
         self.shell = entry.pw_shell or "/bin/sh"
-        self.groups = os.getgrouplist(self.name, gid)
+
+    @property
+    def groups(self) -> list[int]:
+        """The user's groups; asked for only where they are set, because that asks every source of accounts."""
+        return os.getgrouplist(self.name, self.gid)
 
 
 def find_user(text: str) -> User:

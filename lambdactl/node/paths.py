@@ -145,6 +145,9 @@ def kernel_boot_id() -> str:
     return read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
+_boot: list[str] = []  # it does not change while a process lives
+
+
 def boot() -> str:
     """What changes whenever the node starts anew: the kernel's boot id and the start of process 1.
 
@@ -152,8 +155,10 @@ def boot() -> str:
     """
     if ROOT and "LAMBDACTL_BOOT" in os.environ:
         return os.environ["LAMBDACTL_BOOT"]
-    fields = read_text("/proc/1/stat").rpartition(")")[2].split()
-    return f"{kernel_boot_id()}/{fields[19] if len(fields) > 19 else ''}"
+    if not _boot:
+        fields = read_text("/proc/1/stat").rpartition(")")[2].split()
+        _boot.append(f"{kernel_boot_id()}/{fields[19] if len(fields) > 19 else ''}")
+    return _boot[0]
 
 
 def has_systemd() -> bool:

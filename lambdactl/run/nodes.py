@@ -23,7 +23,7 @@ _RUNNER = (
     "p=/usr/bin/python3; [ -x $p ] || p=python3; "
     'if [ -n "${{LAMBDACTL_ROOT:-}}" ] || [ "${{LOGNAME:-}}" = root ] || [ "$(id -u)" = 0 ]; '
     'then exec $p -I -S "$r" {verb}; fi; '
-    'sudo -n true 2>/dev/null || {{ echo "lambdactl: no sudo" >&2; exit 97; }}; '
+    'command -v sudo >/dev/null || {{ echo "lambdactl: no sudo" >&2; exit 97; }}; '
     'exec sudo -n $p -I -S "$r" {verb}'
 )
 # Refusals that another moment may lift: in use, kept for a run that comes first, the name is taken.
@@ -144,7 +144,9 @@ def _result(host: str, reply: dict[str, Any]) -> Reply | Problem:
 def _exec_problem(host: str, answer: Completed) -> Problem:
     if answer.rc == _EXIT_NO_RUNNER:
         return Problem(host, "no-runner", "the runner is not installed.", "Apply the fleet file first.")
-    if answer.rc == _EXIT_NO_SUDO:
+    words = answer.stderr.decode("utf-8", "replace").strip().splitlines()
+    refused = answer.rc == 1 and any(line.startswith("sudo:") or " sudoers " in line for line in words)  # in its words
+    if answer.rc == _EXIT_NO_SUDO or refused:
         return Problem(
             host,
             "no-sudo",
@@ -153,7 +155,6 @@ def _exec_problem(host: str, answer: Completed) -> Problem:
         )
     if answer.rc == 127:
         return Problem(host, "no-python", "python3 is not installed.", "Install Python 3.8 or newer on the node.")
-    words = answer.stderr.decode("utf-8", "replace").strip().splitlines()
     last = words[-1][:300] if words else "it printed nothing"
     return Problem(
         host,

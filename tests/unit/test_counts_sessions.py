@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -145,3 +145,24 @@ def test_a_node_without_a_runner_and_one_that_is_slow_do_not_hide_the_others(bed
     finally:
         for address in (second, third):
             (bed.root(address) / "opt/lambdactl/runner.pyz").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("rc", "stderr", "code"),
+    [
+        (97, b"lambdactl: no sudo\n", "no-sudo"),
+        (1, b"sudo: a password is required\n", "no-sudo"),
+        (1, b"ubuntu is not in the sudoers file.\n", "no-sudo"),
+        (1, b"Traceback: sudo\n", "runner-failed"),
+        (96, b"lambdactl: no runner\n", "no-runner"),
+        (127, b"sh: python3: not found\n", "no-python"),
+    ],
+)
+def test_a_node_that_gives_no_answer_has_a_reason(rc: int, stderr: bytes, code: str) -> None:
+    class Refusing:
+        async def fan_out(self, commands: Any, **_: Any) -> dict[str, Completed]:
+            return {name: Completed(name, rc, b"", stderr) for name in commands}
+
+    answers = asyncio.run(call_all(Refusing(), {"n": {"op": "status"}}))  # type: ignore[arg-type]
+    assert isinstance(answers["n"], Problem)
+    assert answers["n"].code == code
