@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from lambdactl.backends.kubernetes import services
+from lambdactl.backends.kubernetes import service_front, services
 from lambdactl.backends.kubernetes.backend import open_backend
+from lambdactl.backends.kubernetes.proxy_config import service_path
 from lambdactl.backends.kubernetes.resources import NODES, PODS
 from lambdactl.backends.kubernetes.service_contents import Contents, bring, prepare
 from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_plan, refuse
 from lambdactl.backends.kubernetes.service_probes import described
 from lambdactl.backends.kubernetes.service_view import revision_of
-from lambdactl.cli import delivery
+from lambdactl.cli import delivery, kube_proxy, service_record
 from lambdactl.cli.console import confirm, err, note, print_table, size
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, SpecError
 from lambdactl.provision.services import line
 from lambdactl.run.service import replica_task
-from lambdactl.spec import line_in
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lambdactl.backends.kubernetes.backend import KubernetesBackend
     from lambdactl.backends.kubernetes.client import Client
     from lambdactl.backends.kubernetes.fleet import KubeFleet
@@ -27,13 +29,13 @@ if TYPE_CHECKING:
     from lambdactl.run.service import ServiceOverrides
     from lambdactl.spec import ServiceSpec
 
-_NO_PROXY = "nothing is in front of the replicas: whoever is in the cluster's network may use the service"
-
 
 def run(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverrides, options: Options) -> int:
     """Run a service on a cluster, or change one that runs."""
     if options.ingress is not None:
-        raise SpecError("--ingress names a host of an SSH fleet; on Kubernetes nothing is in front of a service.")
+        raise SpecError(
+            "--ingress names a host of an SSH fleet; on Kubernetes the proxy is a pod, where there is room."
+        )
     refuse(spec)
     return asyncio.run(_apply(spec, fleet, overrides, options))
 
@@ -46,7 +48,7 @@ async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverride
         contents = await asyncio.to_thread(prepare, await delivery.collect_content(replica_task(spec)))
         plan, client = await _plan(spec, backend, overrides, contents)
         await delivery.check_volume(client, plan.service.run)
-        _show(plan)
+        _show(plan, await kube_proxy.described(client, plan))
         verb = "Run" if plan.old is None else "Update"
         if not confirm(f"{verb} the service {plan.service.name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
@@ -57,10 +59,12 @@ async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverride
             await services.create(client, plan.service, plan.revision)
         else:
             await services.update(client, plan.service, plan.revision, old)
+        name, token = plan.service.name, await service_front.fetch_token(client, plan.service.name)
+        token_file = service_record.keep(fleet.id, name, plan.target.name, token)
         if options.detach:
-            note(f"{plan.service.name} is handed to the cluster. Look with: lambdactl run get {plan.service.name}")
+            note(f"{name} is handed to the cluster. Look with: lambdactl run get {name}")
             return EXIT_OK
-        return await _wait(client, plan, old)
+        return await _wait(client, plan, old, token_file)
 
 
 async def _plan(
@@ -87,7 +91,7 @@ async def _plan(
     raise problem or CapacityError(f"the fleet {backend.name} has no cluster.")
 
 
-def _show(plan: KubeServicePlan) -> None:
+def _show(plan: KubeServicePlan, front: list[tuple[str, str]]) -> None:
     service, spec = plan.service, plan.service.spec
     rows: list[tuple[str, object]] = [
         ("Service", service.name),
@@ -99,21 +103,13 @@ def _show(plan: KubeServicePlan) -> None:
         *delivery.rows(service.run.content),
         ("Port", spec.port),
         ("Probes", described(spec, service.prober)),
-        ("Auth", f"none: {_NO_PROXY}"),
-        ("Address", f"http://{service.name}.{plan.target.namespace}.svc:{spec.port}/ in the cluster"),
+        *front,
+        ("Address", f"{kube_proxy.url(plan)} in the cluster"),
         ("Update", _update(plan)),
     ]
     print_table(("FIELD", "VALUE"), rows, to=err())
     for node, why in plan.excluded.items():
         note(f"left out: {node} {why}")
-    if spec.auth and line_in(spec, "auth"):
-        note(
-            "`auth: true` asks for a token, which needs a proxy; here the service is as open as the cluster's network."
-        )
-    if spec.model is not None:
-        note(
-            f"the model {spec.model.name} is reached at the service's own path {spec.model.prefix}; there is no proxy."
-        )
 
 
 def _update(plan: KubeServicePlan) -> str:
@@ -127,7 +123,7 @@ def _update(plan: KubeServicePlan) -> str:
     return f"replaces one replica after the other, the old one first (no room for one more){gap}"
 
 
-async def _wait(client: Client, plan: KubeServicePlan, old: dict[str, object] | None) -> int:
+async def _wait(client: Client, plan: KubeServicePlan, old: dict[str, object] | None, token_file: Path | None) -> int:
     service = plan.service
     try:
         status = await services.wait_ready(
@@ -139,7 +135,8 @@ async def _wait(client: Client, plan: KubeServicePlan, old: dict[str, object] | 
     if status.data["revision"] != plan.revision:
         note(f"The update of {service.name} was taken back: {status.data['update']['message']}")
         return EXIT_FAILED
-    url = f"http://{service.name}.{plan.target.namespace}.svc:{service.spec.port}/"
+    url = kube_proxy.url(plan)
     print(url, flush=True)
     note(f"{service.name} is ready at {url} in the cluster, and here with: lambdactl attach {service.name}")
+    kube_proxy.tell(url.removesuffix(service_path(service.name)), url, token_file, service.spec.model)
     return EXIT_OK

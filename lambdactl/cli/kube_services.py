@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lambdactl.cli import service_record
 from lambdactl.cli.console import confirm, note
 from lambdactl.cli.kube_runs import fleets
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, LambdactlError, SpecError
@@ -16,6 +17,7 @@ from lambdactl.state import State
 
 if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.client import Client
+    from lambdactl.backends.kubernetes.service_session import ServiceSession
     from lambdactl.run.service_control import ServiceStatus
 
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 class KubeFound:
     """A service with an open client of its cluster."""
 
+    fleet_id: str
     client: Client
     status: ServiceStatus
 
@@ -43,7 +46,7 @@ async def found_service(key: str, option: str | None) -> AsyncIterator[KubeFound
         async with open_backend(fleet) as backend:
             for _target, client in backend.clients:
                 if found := await fetch(client, key):
-                    yield KubeFound(client, found[0])
+                    yield KubeFound(fleet.id, client, found[0])
                     return
     yield None
 
@@ -97,6 +100,7 @@ def stop(key: str, option: str | None, *, yes: bool, delete: bool = False) -> in
             if not await services.stop(found.client, key, patience=services.STOP_PATIENCE + grace):
                 note(f"{key} has not ended yet; it goes on stopping.")
                 return EXIT_FAILED
+            service_record.forget(found.fleet_id, key)
             note(f"{key} is {'deleted' if delete else 'stopped'}.")
             return EXIT_OK
 
@@ -146,20 +150,25 @@ def attach(key: str, option: str | None) -> int | None:
     """Forward a local port to the service until Ctrl-C, through the API."""
 
     async def body() -> int | None:
-        from lambdactl.backends.kubernetes.service_forward import listening
+        from lambdactl.backends.kubernetes import service_front
         from lambdactl.backends.kubernetes.service_session import open_service
+        from lambdactl.cli import kube_proxy
 
         async with found_service(key, option) as found:
             if found is None:
                 return None
-            status, port = found.status, int(found.status.data["port"])
+            status = found.status
+            token = await service_front.fetch_token(found.client, key)
+            path = service_record.keep(found.fleet_id, key, status.ingress, token)
             async with (
-                open_service(found.client, status.name) as session,
-                listening(session, port, local=port, notify=note) as local,
+                open_service(found.client, key) as session,
+                _forwarded(session, found) as local,
             ):
-                print(f"http://localhost:{local}/", flush=True)
-                ready = f"{status.ready}/{status.wanted} replicas ready"
-                note(f"{status.name} ({ready}) is at http://localhost:{local}/ until Ctrl-C.")
+                url = f"http://localhost:{local}/"
+                print(url, flush=True)
+                note(f"{status.name} ({status.ready}/{status.wanted} replicas ready) is at {url} until Ctrl-C.")
+                if status.path != "/":
+                    kube_proxy.tell(url.rstrip("/"), url, path, status.data.get("model"))
                 while session.deployment is not None:
                     await session.change(timeout=60.0)
             note(f"{status.name} was stopped.")
@@ -169,3 +178,20 @@ def attach(key: str, option: str | None) -> int | None:
         return asyncio.run(body())
     except KeyboardInterrupt:
         return EXIT_OK
+
+
+@asynccontextmanager
+async def _forwarded(session: ServiceSession, found: KubeFound) -> AsyncIterator[int]:
+    """The local port, which is the service's own where it is free; by the proxy where it has one, as on SSH hosts."""
+    from lambdactl.backends.kubernetes import proxy
+    from lambdactl.backends.kubernetes.proxy_session import open_proxy
+    from lambdactl.backends.kubernetes.service_forward import listening
+
+    wanted = int(found.status.data["port"])
+    door = await proxy.door_of(found.client, session.name) if found.status.path != "/" else None
+    if door is None:
+        async with listening(session, wanted, local=wanted, notify=note) as local:
+            yield local
+        return
+    async with open_proxy(found.client) as pods, listening(pods, door, local=wanted, notify=note) as local:
+        yield local

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 
-from . import locks, paths, service_proxy
+from . import locks, paths, service_proxy, service_rules
 from .service_proxy import Place
 
 TYPE_CHECKING = False
@@ -117,7 +117,7 @@ class Ingress:
         slots = service_proxy.slots_for(service, max(places, default=0))
         text = service_proxy.config(service, places, slots=slots, etc=ETC, run=RUN)
         before = paths.read_text(self._path)
-        if service.auth and _replace(f"{ETC}/auth/{self._name}", service_proxy.token_hash(token) + "\n"):
+        if service.auth and _replace(f"{ETC}/auth/{self._name}", service_rules.token_hash(token) + "\n"):
             self._stale = True
         if models(self._name, service.model.name if service.model else None):
             self._stale = True

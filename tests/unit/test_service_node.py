@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lambdactl.node import service_proxy
+from lambdactl.node import service_proxy, service_rules
 from lambdactl.node.service_doc import Service
 from lambdactl.node.service_proxy import Place
 from tests.unit.node_bed import Refused, kill
@@ -172,7 +172,7 @@ def test_the_proxys_part_of_a_service() -> None:
     text = service_proxy.config(open_one, {}, slots=2, etc="/etc/x", run="/run/x")
     assert "authorization" not in text
     assert "set-path" not in text
-    assert "tok" not in service_proxy.token_hash("tok")
+    assert "tok" not in service_rules.token_hash("tok")
 
 
 # HAProxy 2.6.12's answer; r0 serves, r1 was given an address and switched on at run time, r2 drains, r3 is off.

@@ -158,6 +158,7 @@ class Client(Http):
         grace: int | None = None,
         propagation: str = "Background",
         uid: str | None = None,
+        version: str | None = None,
         namespace: str | None = None,
     ) -> bool:
         """Delete an object; False where it was not there.
@@ -168,13 +169,15 @@ class Client(Http):
             grace: seconds between SIGTERM and SIGKILL, in the place of the pod's own.
             propagation: Background, Foreground or Orphan: what becomes of what it owns.
             uid: only this very object, not a later one of that name.
+            version: only as long as this is its resourceVersion (Conflict otherwise).
             namespace: the target's unless given.
         """
         body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
         if grace is not None:
             body["gracePeriodSeconds"] = grace
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        only = {"uid": uid, "resourceVersion": version}
+        if only := {name: value for name, value in only.items() if value is not None}:
+            body["preconditions"] = only
         path = resource.path(namespace or self.namespace, name)
         try:
             await self.json("DELETE", path, self.asked("delete", resource, name, namespace), body=body)

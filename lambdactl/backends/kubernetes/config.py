@@ -33,6 +33,7 @@ class Target:
         image: the image of runs that name none.
         jump_image: the jump pod's image.
         probe_image: the image in which services' probes are asked that a kubelet cannot ask.
+        proxy_image: the image of the proxy in front of services.
         queue: Kueue's LocalQueue.
         files_volume: where the files of runs stay.
         controller_image: the image of the pods that start a schedule's runs; it has lambdactl in it.
@@ -49,6 +50,7 @@ class Target:
     image: str | None = None
     jump_image: str | None = None
     probe_image: str | None = None
+    proxy_image: str | None = None
     queue: str | None = None
     files_volume: FilesVolume | None = None
     controller_image: str | None = None
@@ -191,6 +193,7 @@ def _target(
         image=settings.image,
         jump_image=settings.jump_image,
         probe_image=settings.probe_image,
+        proxy_image=settings.proxy_image,
         queue=settings.queue,
         files_volume=settings.files_volume,
         controller_image=settings.controller_image,

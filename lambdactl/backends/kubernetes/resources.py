@@ -49,6 +49,7 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 JOBS = Resource("batch", "v1", "jobs", "Job")
 CRONJOBS = Resource("batch", "v1", "cronjobs", "CronJob")
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
 ACCESS_REVIEWS = Resource(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
@@ -67,6 +68,7 @@ ALL = (
     JOBS,
     CRONJOBS,
     DEPLOYMENTS,
+    NETWORK_POLICIES,
     PRIORITY_CLASSES,
 )
 BY_NAME = {resource.plural: resource for resource in (*ALL, ACCESS_REVIEWS)}

@@ -16,6 +16,7 @@ from .resources import (
     EVENTS,
     JOBS,
     NAMESPACES,
+    NETWORK_POLICIES,
     NODES,
     PODS,
     PRIORITY_CLASSES,
@@ -69,7 +70,13 @@ RIGHTS: tuple[Right, ...] = (
     Right(
         DEPLOYMENTS,
         ("get", "list", "watch", "create", "delete", "patch"),
-        "run services and keep a jump pod",
+        "run services with their proxy, and keep a jump pod",
+        optional=True,
+    ),
+    Right(
+        NETWORK_POLICIES,
+        ("get", "create", "delete"),
+        "keep others in the cluster's network from going around a service's proxy",
         optional=True,
     ),
     Right(CRONJOBS, ("get", "list", "create", "delete", "patch"), "start tasks at set times", optional=True),

@@ -1,7 +1,7 @@
-"""A local port that leads to ready replicas, through the API's port-forward; what `attach SERVICE` is.
+"""A local port that leads to ready replicas or the proxy, through the API's port-forward; what `attach SERVICE` is.
 
-Each connection goes to a replica of its own, chosen among those that are ready at that moment, so whatever happens to a
-replica, a node or the API server, the next connection is like the first.
+Each connection goes to a pod of its own, chosen among those that are ready at that moment, so whatever happens to a
+replica, the proxy, a node or the API server, the next connection is like the first.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .ports import LINGER
 from .service_view import replica_state
 
 if TYPE_CHECKING:
+    from .proxy_session import ProxySession
     from .service_session import ServiceSession
     from .sockets import Stream
 
@@ -33,13 +34,13 @@ KEPT = 1 << 20
 
 @asynccontextmanager
 async def listening(
-    session: ServiceSession, port: int, *, local: int, notify: Callable[[str], None] = lambda _text: None
+    session: ServiceSession | ProxySession, port: int, *, local: int, notify: Callable[[str], None] = lambda _text: None
 ) -> AsyncIterator[int]:
     """Listen while the context lasts; the local port, which is `local` where it is free.
 
     Args:
-        port: the replicas' port.
-        notify: gets a sentence when no replica is ready for a connection.
+        port: the pods' port.
+        notify: gets a sentence when no pod is ready for a connection.
     """
     turn = itertools.count()
 
@@ -72,7 +73,11 @@ class _Connection:
     """One connection of somebody's. What they have sent is kept until an answer begins, for the next replica."""
 
     def __init__(
-        self, session: ServiceSession, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        session: ServiceSession | ProxySession,
+        port: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         self._session, self._port = session, port
         self._reader, self._writer = reader, writer
@@ -102,8 +107,7 @@ class _Connection:
                 else:
                     return
             await self._session.change(timeout=0.5)
-        name = self._session.name
-        raise problem or LambdactlError(f"{name} has no replica that is ready; see `lambdactl run get {name}`.")
+        raise problem or LambdactlError(self._session.unready())
 
     async def _both_ways(self, end: Stream) -> None:
         """Until the replica's side ends, or says nothing more to a client that has said all."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import labels
+from . import labels, proxy_config
 from .model import FLEET, OWNER, KubeRun, label_value
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .service_contents import Contents
 
 COMPONENT = "service"
-PROXY = "proxy"
 PROBER = "probes"
 """The container beside a replica that asks its probes."""
 SELECTOR = f"{labels.MANAGED},{labels.SERVICE}"
@@ -36,9 +35,7 @@ class KubeService:
         surge: an update starts a new replica before it ends an old one; without, there is no room for that.
         ready_timeout: seconds that a replica may take until it is ready.
         contents: what the replicas take with them.
-        proxy: the image of the proxy in front; None: there is none.
         prober: the image of the container that asks the probes; None: the kubelet asks them itself.
-        token_hash: what the proxy compares a request's token with; None: it asks for none.
     """
 
     name: str
@@ -48,9 +45,12 @@ class KubeService:
     surge: bool = True
     ready_timeout: float = 600.0
     contents: Contents | None = None
-    proxy: str | None = None
     prober: str | None = None
-    token_hash: str | None = None
+
+    @property
+    def proxied(self) -> bool:
+        """Whether requests come through the proxy."""
+        return proxy_config.wanted(self.spec)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -81,9 +81,10 @@ class KubeService:
                 "revision": revision,
                 "port": spec.port,
                 "probes": len(spec.probes or ()) or (1 if spec.model is not None else 0),
-                "auth": self.token_hash is not None,
+                "auth": spec.auth,
                 "model": None if spec.model is None else spec.model.name,
-                "proxy": self.proxy is not None,
+                "proxy": self.proxied,
+                "front": proxy_config.facts(spec),
                 "stop_grace": spec.stop_grace,
             },
             sort_keys=True,

@@ -16,7 +16,7 @@ from lambdactl.run.content import RunContent
 from lambdactl.run.plan import owner
 from lambdactl.run.service import ServiceOverrides, replica_task
 from lambdactl.run.service_file import refuse_unsupported as refuse_in_services
-from lambdactl.spec import ServiceSpec, TaskSpec, line_in, merge_env, resolve_env
+from lambdactl.spec import ServiceSpec, TaskSpec, merge_env, resolve_env
 
 from . import labels, nodes
 from .model import KubeRun
@@ -122,12 +122,6 @@ def refuse(spec: ServiceSpec) -> None:
     task = replica_task(spec)
     # An image may be started by its own command; everything else is as for tasks.
     refuse_unsupported(task if task.commands else replace(task, commands=("",)))
-    for field, wrong, text in (
-        ("rate_limits", spec.rate_limits, "need a proxy, and on Kubernetes there is none in front of a service; remove "
-         "them, or limit in an Ingress of the cluster's own."),
-    ):  # fmt: skip
-        if wrong:
-            raise SpecError(f"'{field}' {text}", filename=spec.source.filename, line=line_in(spec, field))
 
 
 def _run(

@@ -40,6 +40,10 @@ class ServiceSession(Watched):
             return None
         return status_of(self.deployment, self.pods.values(), self.remarks, cluster=self.client.target.name)
 
+    def unready(self) -> str:
+        """What a connection is told for which no replica is ready."""
+        return f"{self.name} has no replica that is ready; see `lambdactl run get {self.name}`."
+
     def _take_deployment(self, kind: str, item: dict[str, Any]) -> None:
         self.deployment = None if kind == DELETED else item
 

@@ -10,6 +10,8 @@ from lambdactl.run.service_control import ServiceStatus
 from . import labels
 from .podspec import CONTAINER
 from .podstate import IDLE, Pod, condition, container, given_up, hopeless, moment, running, waiting_for
+from .proxy_config import PORT, service_path
+from .proxy_objects import NAME as PROXY
 from .service_model import PROBER, annotation
 
 GIVE_UP = 3
@@ -125,13 +127,14 @@ def complete(deployment: Mapping[str, Any], pods: Iterable[Pod]) -> bool:
 
 
 def status_of(
-    deployment: Mapping[str, Any], pods: Iterable[Pod], remarks: Mapping[str, str], *, cluster: str
+    deployment: Mapping[str, Any], pods: Iterable[Pod], remarks: Mapping[str, str], *, cluster: str, proxy: str = ""
 ) -> ServiceStatus:
     """A service's status.
 
     Args:
         remarks: what the last event of a pod said, by its name.
         cluster: what people call the cluster.
+        proxy: what is wrong with the proxy.
     """
     facts, update = annotation(deployment, labels.SERVICE_FACTS), annotation(deployment, labels.SERVICE_UPDATE)
     pods = sorted(pods, key=lambda pod: (str(pod["metadata"].get("creationTimestamp")), pod["metadata"]["name"]))
@@ -143,6 +146,7 @@ def status_of(
     if update.get("state") == "running" and whole:
         update = update | {"state": "done", "message": None}
     meta = deployment["metadata"]
+    proxied = bool(facts.get("proxy"))
     data = {
         "name": name,
         "state": _state_of(deployment, update, ready, wanted, whole),
@@ -159,18 +163,18 @@ def status_of(
         },
         "update": {"state": update.get("state") or "none", "message": update.get("message")},
         "ingress": cluster,
-        "ingress_port": facts.get("port"),
-        "path": "/",
+        "ingress_port": PORT if proxied else facts.get("port"),
+        "path": service_path(name) if proxied else "/",
         "port": facts.get("port"),
         "auth": bool(facts.get("auth")),
         "model": facts.get("model"),
-        "proxy": "",
+        "proxy": proxy if proxied else "",
         "owner": facts.get("owner"),
         "submitted_at": facts.get("submitted_at") or moment(meta.get("creationTimestamp")),
         "supervised": True,
         "stop_grace": facts.get("stop_grace"),
     }
-    return ServiceStatus(f"{name}.{meta.get('namespace') or 'default'}.svc", data)
+    return ServiceStatus(f"{PROXY if proxied else name}.{meta.get('namespace') or 'default'}.svc", data)
 
 
 def _state_of(deployment: Mapping[str, Any], update: Mapping[str, Any], ready: int, wanted: int, whole: bool) -> str:

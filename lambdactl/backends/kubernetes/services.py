@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from lambdactl.errors import CapacityError, LambdactlError
 from lambdactl.run.service_control import ServiceStatus
 
-from . import labels
+from . import labels, proxy, service_front
 from .errors import AlreadyExists
 from .podstate import condition
+from .proxy_config import Front
 from .resources import BY_KIND, CONFIGMAPS, DEPLOYMENTS, EVENTS, PODS, SECRETS
 from .service_model import SELECTOR
 from .service_objects import changing, deployment, front, owned
@@ -58,8 +59,10 @@ async def fetch(client: Client, name: str | None = None) -> list[ServiceStatus]:
         for event in (await client.list(EVENTS, fields="involvedObject.kind=Pod")).items:
             if text := remark(event):
                 remarks[str((event.get("involvedObject") or {}).get("name"))] = text
+    proxied = any(service_front.front_of(item) is not None for item in found)
+    trouble = await proxy.trouble(client) if proxied else ""
     return [
-        status_of(item, pods[item["metadata"]["name"]], remarks, cluster=client.target.name)
+        status_of(item, pods[item["metadata"]["name"]], remarks, cluster=client.target.name, proxy=trouble)
         for item in sorted(found, key=lambda item: str(item["metadata"]["name"]))
     ]
 
@@ -83,9 +86,20 @@ async def create(client: Client, service: KubeService, made_from: str) -> None:
         for item in [*owned(service, made_from, owner), front(service, owner)]:
             await _make(client, item, service.name)
         await client.patch(DEPLOYMENTS, service.name, {"spec": {"paused": None}})
+        if service.proxied:
+            await service_front.enter(client, Front.of(service.name, service.spec), made)
     except BaseException:
-        await asyncio.shield(client.delete(DEPLOYMENTS, service.name, uid=owner["uid"]))
+        await asyncio.shield(_undo(client, made))
         raise
+
+
+async def _undo(client: Client, made: Object) -> None:
+    """Leave nothing of a service that could not be made."""
+    try:
+        if service_front.front_of(made) is not None:
+            await service_front.leave(client, made)
+    finally:
+        await client.delete(DEPLOYMENTS, made["metadata"]["name"], uid=made["metadata"]["uid"])
 
 
 async def _make(client: Client, item: Object, service: str) -> None:
@@ -114,8 +128,15 @@ async def _make(client: Client, item: Object, service: str) -> None:
 
 
 async def update(client: Client, service: KubeService, made_from: str, old: Object) -> bool:
-    """Have a service be as the file says now; whether its replicas are replaced by that."""
+    """Have a service be as the file says now; whether its replicas are replaced by that.
+
+    Raises:
+        LambdactlError: the proxy does not take it; nothing has changed.
+        APIError: the API refuses.
+    """
     before = revision_of(old)
+    if service.proxied:
+        await service_front.enter(client, Front.of(service.name, service.spec), old)
     for item in owned(service, made_from, old["metadata"]):
         await _make(client, item, service.name)
     front_now = front(service, old["metadata"])
@@ -128,6 +149,8 @@ async def update(client: Client, service: KubeService, made_from: str, old: Obje
     if before == made_from:
         del wanted["template"]
     await _set(client, service.name, wanted, annotations)
+    if not service.proxied:
+        await service_front.leave(client, old)
     return before != made_from
 
 
@@ -144,6 +167,7 @@ async def take_back(client: Client, old: Object, message: str) -> None:
     facts = (old["metadata"].get("annotations") or {}).get(labels.SERVICE_FACTS)
     said = json.dumps({"state": "failed", "message": message, "at": time.time()})
     await _set(client, old["metadata"]["name"], kept, {labels.SERVICE_FACTS: facts, labels.SERVICE_UPDATE: said})
+    await service_front.set_to(client, old)
 
 
 async def sweep(client: Client, name: str) -> None:
@@ -277,6 +301,8 @@ async def stop(client: Client, name: str, *, patience: float = STOP_PATIENCE) ->
     """Drain and end a service, with all that it made; False when pods of it are left after `patience` seconds."""
     found = await find(client, name)
     if found is not None:
+        # First: its address may be another Service's soon.
+        await service_front.leave(client, found)
         await client.delete(DEPLOYMENTS, name, propagation="Foreground", uid=found["metadata"]["uid"])
     deadline = time.monotonic() + patience
     async with open_service(client, name) as session:

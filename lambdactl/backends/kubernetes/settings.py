@@ -131,6 +131,7 @@ class BackendSettings:
         default_text="`image`, else the service's own",
         ours=True,
     )
+    proxy_image: str | None = key(_IMAGE, "Image of the services' proxy (needs haproxy and /bin/sh).", ours=True)
     queue: str | None = key(TEXT, "Kueue's LocalQueue that runs are handed to.", default_text="none", ours=True)
     files_volume: FilesVolume | None = key(
         _FILES_VOLUME, "Where the files of runs stay, by their contents.", default_text="none", ours=True

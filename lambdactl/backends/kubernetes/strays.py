@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from .client import open_client
 from .errors import Forbidden
-from .labels import MANAGED, RUN, RUN_ID, SCHEDULE, SCHEDULE_FACTS, SERVICE
+from .labels import MANAGED, RUN, RUN_ID, SCHEDULE, SCHEDULE_FACTS, SERVICE, SERVICE_FACTS
 from .objects import KUEUE_QUEUE
 from .parts import is_part
 from .podstate import condition, moment
+from .proxy_objects import SELECTOR as PROXIES
 from .resources import CONFIGMAPS, CRONJOBS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
 from .schedule_objects import cron_name
+from .service_model import annotation
 from .view import RunView, view_of
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from .fleet import KubeFleet
 
 KINDS = (SERVICES, CONFIGMAPS, SECRETS, PODS)
-"""Besides Jobs. The jump pod's objects belong to its Deployment, which goes with the last user's key (`jump`)."""
+"""Besides Jobs and the services' proxy. The jump pod's objects belong to its Deployment, which goes with the last
+user's key (`jump`)."""
 NEVER_RELEASED = 3600.0
 """Seconds after which a Job that nobody has released counts as left by a machine that went away."""
 
@@ -90,7 +93,12 @@ class _Look:
                 self._add(CRONJOBS, cron_job, f"is a schedule of {_label(cron_job, SCHEDULE)}", born)
             elif SCHEDULE_FACTS not in (cron_job["metadata"].get("annotations") or {}) and _first(cron_job):
                 self._add(CRONJOBS, cron_job, "was not handed over whole", born)
-        services = {_label(item, SERVICE) for item in await _list(client, DEPLOYMENTS, f"{MANAGED},{SERVICE}")}
+        deployments = await _list(client, DEPLOYMENTS, f"{MANAGED},{SERVICE}")
+        services = {_label(item, SERVICE) for item in deployments}
+        if not any(annotation(item, SERVICE_FACTS).get("proxy") for item in deployments):
+            for item in await _list(client, DEPLOYMENTS, PROXIES):
+                born = moment(item["metadata"].get("creationTimestamp"))
+                self._add(DEPLOYMENTS, item, "no service needs it any more", born)
         self._found.active += services
         jobs = await _list(client, JOBS, MANAGED)
         self._found.runs |= {_label(job, RUN_ID) for job in jobs}

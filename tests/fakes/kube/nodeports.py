@@ -34,7 +34,7 @@ class NodePorts:
     async def _listen(self, namespace: str, spec: Object, port: Object) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                pod = next(p for p in self.store.all("pods", namespace) if _serves(p, spec))
+                pod = next(p for p in self.store.all("pods", namespace) if serves(p, spec))
                 other_reader, other_writer = await self.connect(
                     pod, port_number(pod, port.get("targetPort", port["port"]))
                 )
@@ -52,7 +52,8 @@ class NodePorts:
                 server.close()
 
 
-def _serves(pod: Object, spec: Object) -> bool:
+def serves(pod: Object, spec: Object) -> bool:
+    """Whether a pod gets connections of a Service."""
     labels = pod["metadata"].get("labels") or {}
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
     return (

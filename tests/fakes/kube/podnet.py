@@ -35,9 +35,16 @@ class PodNetwork:
     def __init__(self) -> None:
         self.bridge = f"kf{uuid.uuid4().hex[:8]}"
         self.subnet = f"10.{random.randint(200, 249)}.{random.randint(0, 255)}"
+        first, second = self.subnet.split(".")[1:]
+        self.services = f"10.{int(first) - 50}.{second}"  # addresses of Services
         self._next = 1
         self._spaces: dict[str, str] = {}  # pod uid to namespace
         self._up: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the bridge is there."""
+        return self._up is not None and self._up.done() and self._up.exception() is None
 
     async def _prepare(self) -> None:
         await run("ip", "link", "add", self.bridge, "type", "bridge")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import downward
+from . import downward, volumefiles
 from .quantity import amount
 from .store import Object, Store
 
@@ -97,11 +97,8 @@ def _files(store: Store, pod: Object, plural: str, options: Object, name: str, p
         content = {key: base64.b64decode(text) for key, text in content.items()}
     content |= {key: base64.b64decode(text) for key, text in (held.get("binaryData") or {}).items()}
     items = options.get("items") or [{"key": key, "path": key} for key in content]
-    for item in items:
-        target = path / item["path"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content[item["key"]])
-        target.chmod(item.get("mode") or options.get("defaultMode") or 0o644)
+    mode = options.get("defaultMode") or 0o644
+    volumefiles.write(path, plural, {i["path"]: (content[i["key"]], i.get("mode") or mode) for i in items})
 
 
 def _host_path(options: Object, node_folder: Path, name: str) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from . import downward, terminal
 from .accounts import Accounts, Share
+from .clusterips import ClusterIPs
 from .events import Events
 from .jobs import ENDED
 from .kubelet import Kubelet, container_status
@@ -88,6 +89,7 @@ class ProcessKubelet(Kubelet):
         self.accounts = Accounts(server, self.network.gateway)
         self.pods: dict[str, _Pod] = {}
         self._node_ports = NodePorts(self.store, self.connect)
+        self._cluster_ips = ClusterIPs(server, self.network, self.connect)
         self._tasks: set[asyncio.Future[None]] = set()
         self._stale = False
         self.store.listeners.append(self._hear)
@@ -110,6 +112,7 @@ class ProcessKubelet(Kubelet):
                     if "downwardAPI" in volume:
                         downward.write(pod, volume, mine.volumes.paths[volume["name"]])
         self._node_ports.step()
+        self._cluster_ips.step()
 
     def start(self, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
@@ -391,6 +394,7 @@ class ProcessKubelet(Kubelet):
                         await task
         self._node_ports.close()
         self.accounts.close()
+        self._cluster_ips.close()
         await self.network.close()
         if self._own_root:
             shutil.rmtree(self.root, ignore_errors=True)

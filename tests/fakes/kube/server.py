@@ -78,6 +78,8 @@ class ApiServer:
     open: set[asyncio.Transport] = field(default_factory=set)
     version: str = "v1.36.0"
     warm_at: float = 0.0
+    service_subnet: str = "10.96.0"
+    last_address: int = 0
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=4 << 20)
@@ -275,7 +277,8 @@ class ApiServer:
         """Node ports: given ones must be free and in range, the others are chosen."""
         spec = item["spec"]
         if spec.get("clusterIP") != "None":
-            spec.setdefault("clusterIP", f"10.96.{self.store.version // 250 % 250}.{self.store.version % 250 + 1}")
+            self.last_address = self.last_address % 253 + 1
+            spec.setdefault("clusterIP", f"{self.service_subnet}.{self.last_address}")
         if spec.get("type") != "NodePort":
             return
         taken = {p.get("nodePort") for s in self.store.all("services") for p in s["spec"].get("ports") or []}
@@ -342,6 +345,11 @@ class ApiServer:
         uid = (options.get("preconditions") or {}).get("uid")
         if uid and uid != metadata["uid"]:
             raise Refused(409, "Conflict", f"the UID in the precondition ({uid}) does not match the UID in record")
+        version = (options.get("preconditions") or {}).get("resourceVersion")
+        if version and version != metadata["resourceVersion"]:
+            raise Refused(
+                409, "Conflict", f"the ResourceVersion in the precondition ({version}) does not match the one in record"
+            )
         policy = options.get("propagationPolicy")
         namespace = metadata.get("namespace", "")
         if policy == "Orphan":

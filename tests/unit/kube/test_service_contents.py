@@ -121,6 +121,7 @@ WEB = """type: service
 name: web
 image: any
 port: 8000
+auth: false
 files: ["page:/tmp/extra/page"]
 repos: ["."]
 commands:

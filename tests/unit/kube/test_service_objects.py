@@ -128,7 +128,6 @@ def test_capacity(cluster: FakeCluster, anywhere: Target) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("rate_limits: [{prefix: /, rps: 1}]", "need a proxy"),
         ("https: true", "needs a public name"),
     ],
 )

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ commands:
 probes:
   - {{type: http, url: /, interval: 1s}}
 stop_duration: 1s
+auth: false
 """
 
 
@@ -111,7 +113,7 @@ class Attached:
 
 
 def test_apply_look_attach_and_stop(bed: Bed) -> None:
-    done = bed.apply((ROOT / "examples" / "sandbox-service.dstack.yml").read_text())
+    done = bed.apply((ROOT / "examples" / "sandbox-service.dstack.yml").read_text() + "\nauth: false\n")
     assert done.stdout == "http://web.default.svc:8000/\n"
     assert "2/2 ready" in done.stderr
     found = bed.get()
@@ -153,14 +155,16 @@ def test_an_update_fails_no_request_and_a_failing_one_is_taken_back(bed: Bed) ->
     assert len(bed.cluster.left("secrets")) == 1
 
 
-def load(port: int) -> Callable[[], Any]:
+def load(port: int, token: str = "none", *, through_a_proxy: bool = False) -> Callable[[], Any]:
     """A load until the returned function is called, which gives what it has seen."""
     script = ROOT / "tests" / "integration" / "http_load.py"
     over = Path("/tmp/load-is-over")
     over.unlink(missing_ok=True)
-    # New connections only: a kept-open one ends with its replica, which a proxy would hide and a port-forward cannot.
-    text = script.read_text().replace("number % 2 == 0", "False")
-    argv = [sys.executable, "-c", text, f"http://127.0.0.1:{port}/", "none", "300", "3"]
+    # Without a proxy new connections only: a kept-open one ends with its replica, which a port-forward cannot hide.
+    # With one POST, which it never sends a second time, so that nothing that fails is hidden.
+    change = ('"GET"', '"POST"') if through_a_proxy else ("number % 2 == 0", "False")
+    text = script.read_text().replace(*change)
+    argv = [sys.executable, "-c", text, f"http://127.0.0.1:{port}/", token, "300", "3"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     def end() -> Any:
@@ -203,7 +207,7 @@ def restarts(bed: Bed, pod: str) -> int:
 
 
 def test_a_first_start_that_fails_says_why_and_goes_on(bed: Bed) -> None:
-    text = "type: service\nname: sad\nimage: any\nport: 8000\ncommands: [echo last words, exit 4]\n"
+    text = "type: service\nname: sad\nimage: any\nport: 8000\nauth: false\ncommands: [echo last words, exit 4]\n"
     done = bed.apply(text, rc=1)
     assert "sad does not become ready: a replica on node-" in done.stderr
     assert "(the commands exited with code 4)" in done.stderr
@@ -214,7 +218,8 @@ def test_a_first_start_that_fails_says_why_and_goes_on(bed: Bed) -> None:
 
 
 def test_probes_that_a_kubelet_cannot_ask(bed: Bed) -> None:
-    done = bed.desk.run("apply", "-f", str(ROOT / "examples" / "probed-service.dstack.yml"), "-y")
+    shutil.copy(ROOT / "examples" / "probed-service.py", bed.desk.folder)
+    done = bed.apply((ROOT / "examples" / "probed-service.dstack.yml").read_text() + "auth: false\n")
     assert "GET /healthz and POST /check, by a container beside each replica (image lambdactl/base:" in done.stderr
     found = bed.get("probed")
     assert [replica["probes"] for replica in found["replicas"]] == ["2/2", "2/2"]
