@@ -8,7 +8,9 @@ Source: https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/ (
 
 from __future__ import annotations
 
+import ast
 import base64
+import functools
 import json
 from collections.abc import Mapping
 from importlib.resources import files
@@ -24,7 +26,6 @@ PORT = 18779
 REQUESTS = {"cpu": "100m", "memory": "64Mi"}
 """Of the container, so that a busy node does not make it late; its limits, too, because a pod whose containers all have
 what they ask for keeps its CPUs (QoS class Guaranteed)."""
-_MODULES = ("__init__", "errors", "paths", "service_doc", "service_health", "service_pod", "service_probe")
 _MAIN = "from node.service_pod import main\n\nmain()\n"
 _FAILURES_TO_RESTART = 3
 """Three in a row have been counted when the answer is bad; this is patience with the one that counts."""
@@ -41,9 +42,32 @@ def port(service: ServiceSpec) -> int:
 
 def program() -> dict[str, str]:
     """Its files by the keys of a ConfigMap."""
+    return {"prober": _MAIN, **{f"prober.{name}": text for name, text in _modules().items()}}
+
+
+@functools.cache
+def _modules() -> dict[str, str]:
+    """The runner's modules that it needs, with their text: service_pod, and what is imported from there."""
     sources = files("lambdactl.node")
-    found = {f"prober.{name}": sources.joinpath(f"{name}.py").read_text(encoding="utf-8") for name in _MODULES}
-    return {"prober": _MAIN, **found}
+    found: dict[str, str] = {}
+    wanted = ["__init__", "service_pod"]
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found[name] = sources.joinpath(f"{name}.py").read_text(encoding="utf-8")
+            wanted += _imported(ast.parse(found[name]))
+    return dict(sorted(found.items()))
+
+
+def _imported(tree: ast.AST) -> list[str]:
+    """The modules beside it that a module imports when it runs."""
+    found = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found += [node.module] if node.module else [alias.name for alias in node.names]
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            found += _imported(node)
+    return found
 
 
 def secret_data(service: ServiceSpec) -> dict[str, str]:
@@ -55,7 +79,7 @@ def secret_data(service: ServiceSpec) -> dict[str, str]:
 def volumes(run_name: str) -> list[Object]:
     """What its container mounts, and nothing else does."""
     items = [{"key": "prober", "path": "__main__.py"}]
-    items += [{"key": f"prober.{name}", "path": f"node/{name}.py"} for name in _MODULES]
+    items += [{"key": f"prober.{name}", "path": f"node/{name}.py"} for name in _modules()]
     return [
         {"name": "lambdactl-prober", "configMap": {"name": files_name(run_name), "items": items, "defaultMode": 0o444}},
         {"name": "lambdactl-probes", "secret": {"secretName": prober_name(run_name), "defaultMode": 0o444}},

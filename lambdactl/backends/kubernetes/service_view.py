@@ -93,6 +93,8 @@ def prober_trouble(pod: Pod) -> str | None:
     ended = (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
     if (said := str(ended.get("message") or "")).startswith("start-failed: "):
         return said.removeprefix("start-failed: ").rstrip(".")
+    if (times := int(status.get("restartCount") or 0)) >= GIVE_UP and "running" not in (status.get("state") or {}):
+        return f"the container that asks its probes has failed {times} times (exit code {ended.get('exitCode')})"
     return hopeless({**pod, "status": {"containerStatuses": [{**status, "name": CONTAINER}]}}) if status else None
 
 

@@ -116,6 +116,8 @@ def test_what_keeps_the_container_that_asks_the_probes_from_it() -> None:
     gone = beside(image="a:1", state={"waiting": waiting})
     assert "the image a:1 cannot be pulled on node-1" in (look(deployment(), gone).trouble() or "")
     assert beyond_hope([beside(state={"running": {}})], "b" * 10) is None
+    again = beside(restartCount=3, state={"waiting": {}}, lastState={"terminated": {"exitCode": 1}})
+    assert beyond_hope([again], "b" * 10) == "the container that asks its probes has failed 3 times (exit code 1)"
 
 
 def test_events_of_the_probes_container_speak_when_they_say_something() -> None:
