@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import CapacityError, LambdactlError
@@ -36,6 +36,7 @@ ASKED_AT_ONCE = 32
 PASS = 128 << 20
 """Bytes that a rank passes on before it says so."""
 _PASSES = 3
+_TRIES = 2
 
 
 async def deliver(
@@ -70,15 +71,21 @@ class _Rank:
     Attributes:
         address: where the other ranks reach it by SSH, and it them; None: it has no SSH.
         lacks: the pieces that are still to be brought there; None: all.
+        passed: bytes that have come from another rank.
     """
 
     pod: str
     address: str | None
     sums: bool
-    lacks: set[str] | None = field(default=None)
+    lacks: set[str] | None = None
+    passed: int = 0
 
     def wants(self, piece: Piece) -> bool:
         return self.lacks is None or piece.name in self.lacks
+
+    def left(self, size: int) -> int:
+        """Bytes that have not come yet, of so many (an archive is a little larger than what it holds)."""
+        return max(0, size - self.passed)
 
 
 class _Delivery:
@@ -199,43 +206,63 @@ class _Delivery:
         self._tell(self.progress)
 
     async def _spread(self, first: _Rank, others: Sequence[_Rank], listed: list[Piece]) -> None:
-        """Every rank that has all sends to one that has not, until all have."""
-        free: asyncio.Queue[_Rank] = asyncio.Queue()
-        free.put_nowait(first)
+        """Who has all sends to one that has not, until all have; ranks that are not reached get it from here."""
+        rest, unreached, second = list(others), list[_Rank](), None
+        # Where no rank reaches another (a network policy), as many tries say so, and the others go without one.
+        while rest and second is None and len(unreached) < _TRIES:
+            rank = rest.pop(0)
+            if await self._pass_on(first, rank, listed):
+                second = rank
+            else:
+                unreached.append(rank)
+        if second is None:
+            unreached += rest
+        else:
+            unreached += await self._spread_from([first, second], rest, listed)
+        if unreached:
+            self._most += sum(rank.left(self._size) for rank in unreached)
+            await self._send(unreached)
 
-        async def one(rank: _Rank) -> None:
+    async def _spread_from(self, sources: Sequence[_Rank], others: Sequence[_Rank], listed: list[Piece]) -> list[_Rank]:
+        """The ranks that were not reached."""
+        free: asyncio.Queue[_Rank] = asyncio.Queue()
+        for source in sources:
+            free.put_nowait(source)
+
+        async def one(rank: _Rank) -> bool:
             source = await free.get()
             try:
-                await self._pass_on(source, rank, listed)
+                reached = await self._pass_on(source, rank, listed)
             finally:
                 free.put_nowait(source)
-            free.put_nowait(rank)
+            if reached:
+                free.put_nowait(rank)
+            return reached
 
-        await gather_all({rank.pod: one(rank) for rank in others})
+        done = await gather_all({rank.pod: one(rank) for rank in others})
+        return [rank for rank in others if not done[rank.pod]]
 
-    async def _pass_on(self, source: _Rank, rank: _Rank, listed: list[Piece]) -> None:
+    async def _pass_on(self, source: _Rank, rank: _Rank, listed: list[Piece]) -> bool:
+        """Everything from rank to rank; what is still lacking where that cannot be is in `rank.lacks`."""
         rank.lacks = {piece.name for piece in listed}
-        left = self._size
         for part in batches([piece.size for piece in listed], PASS):
             if not await self._pass(source, rank, listed[part]):
-                break
+                return False
             rank.lacks -= {piece.name for piece in listed[part]}
-            passed = min(left, sum(piece.size for piece in listed[part]))
-            left -= passed
+            passed = min(rank.left(self._size), sum(piece.size for piece in listed[part]))
+            rank.passed += passed
             self.progress.passed_on += passed
             self._tell(self.progress)
-        else:
-            return
-        self._most += left
-        await self._send([rank])  # they do not reach each other: from here, then
+        return True
 
     async def _pass(self, source: _Rank, rank: _Rank, pieces: Sequence[Piece]) -> bool:
         """From rank to rank; False where that cannot be."""
         data = "".join(piece.line for piece in pieces).encode()
-        for _attempt in range(_PASSES):
+        for attempt in range(_PASSES):
             try:
                 done = await self._receiver.call(source.pod, "pass", rank.address or "", data=data, once=True)
             except LambdactlError:
+                await asyncio.sleep(1.0 + attempt)
                 continue
             if not done.rc:
                 return True

@@ -125,6 +125,18 @@ def test_a_rank_that_others_do_not_reach_is_sent_to(gang: Any, folder: Path) -> 
     assert three.sent["rank-1"] < SIZE
 
 
+def test_where_no_rank_reaches_another_not_all_of_them_try(gang: Any, folder: Path) -> None:
+    four = gang(4, folder)
+    for pod in ("rank-1", "rank-2", "rank-3"):
+        four.environ[pod] = {"LAMBDACTL_NODE_IP": "127.0.4.99"}
+    tries: list[str] = []
+    four.trouble = lambda _pod, word: tries.append(word) if word == "pass" else None
+    done = four.deliver()
+    assert len(tries) == 2
+    assert all(same(folder, four.place(rank)) for rank in range(4))
+    assert (done.sent, done.passed_on) == (4 * (SIZE + 6), 0)
+
+
 def test_ranks_without_ssh_are_all_sent_to(gang: Any, folder: Path) -> None:
     two = gang(2, folder)
     for pod in two.pods.values():
