@@ -12,8 +12,7 @@ from lambdactl.run.status import RunStatus
 from . import labels
 from .client import Client
 from .model import STOP
-from .parts import NO_TIME, is_part
-from .podstate import rank_of
+from .parts import NO_TIME
 from .resources import JOBS, PODS
 from .session import RunSession
 from .view import RunView, view_of
@@ -24,10 +23,10 @@ _RUNS = f"{labels.MANAGED},{labels.RUN_ID}"
 async def fetch(client: Client, run: str | None = None) -> list[RunView]:
     """The runs of the namespace (or one, by name or id), newest first."""
     listing = await client.list(JOBS, labels=_RUNS)
-    jobs = [job for job in listing.items if (run is None or run in _names(job)) and not is_part(job)]
+    jobs = [job for job in listing.items if (run is None or run in _names(job)) and not labels.is_part(job)]
     others: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for job in listing.items:
-        if is_part(job):
+        if labels.is_part(job):
             others[_label(job, labels.RUN_ID)].append({"apiVersion": "batch/v1", "kind": "Job", **job})
     if not jobs:
         return []
@@ -101,7 +100,7 @@ async def view_whole(client: Client, job: dict[str, Any]) -> RunView:
     others: list[dict[str, Any]] = []
     if view_of(job, []).facts.get("parts"):
         found = (await client.list(JOBS, labels=f"{labels.RUN_ID}={_label(job, labels.RUN_ID)}")).items
-        others = [one for one in found if is_part(one)]
+        others = [one for one in found if labels.is_part(one)]
     return view_of(job, [], others)
 
 
@@ -120,4 +119,4 @@ async def clean_up(client: Client, view: RunView) -> None:
     await client.delete(JOBS, meta["name"], propagation="Background", uid=meta["uid"])
 
 
-__all__ = ["clean_up", "fetch", "lose", "rank_of", "stop"]
+__all__ = ["clean_up", "fetch", "lose", "stop"]

@@ -14,9 +14,8 @@ from typing import Any
 from .client import Client, open_client
 from .config import Target
 from .fleet import FleetView, KubeFleet, judge, limited
-from .labels import MANAGED, RANK, RUN, RUN_ID
+from .labels import MANAGED, RANK, RUN, RUN_ID, rank_of
 from .nodes import look
-from .podstate import rank_of
 from .reach import STRICT, existing_jump, run_keys, write_files
 from .resources import JOBS, PODS
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "lambdactl"
 COMPONENT = "app.kubernetes.io/component"
@@ -43,3 +46,23 @@ SCHEDULE_LAST = "lambdactl.dev/schedule-last"
 
 MANAGED = f"{MANAGED_BY}={MANAGER}"
 """Selects all that lambdactl has made."""
+
+
+def rank_of(pod: Mapping[str, Any]) -> int | None:
+    """The completion index, counted on from the first rank of its Job (parts.py)."""
+    meta = pod["metadata"]
+    annotations = meta.get("annotations") or {}
+    text = annotations.get(RANK) or (meta.get("labels") or {}).get(RANK)
+    first = str(annotations.get(FIRST_RANK) or "0")
+    return int(str(text)) + int(first) if str(text or "").isdigit() and first.isdigit() else None
+
+
+def is_part(job: Mapping[str, Any]) -> bool:
+    """Whether a Job is of a run that another Job stands for."""
+    return bool(job["metadata"].get("ownerReferences")) and FIRST_RANK in (job["metadata"].get("annotations") or {})
+
+
+def first_rank(item: Mapping[str, Any]) -> int:
+    """The rank of index 0 of a Job, or of a pod's Job."""
+    text = str((item["metadata"].get("annotations") or {}).get(FIRST_RANK) or "0")
+    return int(text) if text.isdigit() else 0

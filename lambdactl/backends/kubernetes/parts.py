@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from lambdactl.errors import CapacityError
 from lambdactl.run import groups
 
-from .labels import FIRST_RANK
 from .podstate import condition
 
 if TYPE_CHECKING:
@@ -125,17 +124,6 @@ def of_run(run: KubeRun) -> Iterator[KubeRun]:
 def job_name(run: KubeRun) -> str:
     """The name of the Job of the part that this run is made for; no run of another id can have it."""
     return run.run_name if not run.part else f"{run.run_name}-{run.run_id[:8]}-g{run.part}"
-
-
-def is_part(job: Mapping[str, Any]) -> bool:
-    """Whether a Job is of a run that another Job stands for."""
-    return bool(job["metadata"].get("ownerReferences")) and FIRST_RANK in (job["metadata"].get("annotations") or {})
-
-
-def first_rank(item: Mapping[str, Any]) -> int:
-    """The rank of index 0 of a Job, or of a pod's Job."""
-    text = str((item["metadata"].get("annotations") or {}).get(FIRST_RANK) or "0")
-    return int(text) if text.isdigit() else 0
 
 
 # The Jobs of a run as one.

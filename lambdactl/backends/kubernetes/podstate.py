@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from . import labels
 from .model import GO
 from .podspec import CONTAINER
 
@@ -32,15 +31,6 @@ IDLE = "utilization-policy: "
 """Begins the message of a rank that was ended because its GPUs idled."""
 WAITS_FOR_OTHERS = "waits for the other ranks"
 NODE_LOST = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
-
-
-def rank_of(pod: Pod) -> int | None:
-    """The completion index, counted on from the first rank of its Job (parts.py)."""
-    meta = pod["metadata"]
-    annotations = meta.get("annotations") or {}
-    text = annotations.get(labels.RANK) or (meta.get("labels") or {}).get(labels.RANK)
-    first = str(annotations.get(labels.FIRST_RANK) or "0")
-    return int(str(text)) + int(first) if str(text or "").isdigit() and first.isdigit() else None
 
 
 def moment(text: str | None) -> float | None:

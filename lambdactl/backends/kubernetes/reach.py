@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lambdactl.errors import CapacityError, SpecError
 
 from . import jump
-from .labels import RUN, RUN_FACTS, RUN_ID
-from .parts import is_part
-from .podstate import rank_of
+from .labels import RUN, RUN_FACTS, RUN_ID, is_part, rank_of
 from .resources import JOBS, PODS, SECRETS
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import Any
 from . import labels
 from .client import Client
 from .errors import APIError, explain_event
-from .podstate import rank_of
 from .resources import EVENTS, JOBS, PODS
 from .view import RunView
 from .watched import Watch, Watched
@@ -112,6 +111,6 @@ def _trimmed(pod: dict[str, Any]) -> dict[str, Any]:
         "nodeName": spec.get("nodeName"),
         "containers": [{key: c.get(key) for key in ("name", "image")} for c in spec.get("containers") or ()],
     }
-    if rank_of(pod) is None:
+    if labels.rank_of(pod) is None:
         return pod
     return {"metadata": pod["metadata"], "spec": kept, "status": pod.get("status") or {}}

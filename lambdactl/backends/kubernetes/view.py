@@ -23,7 +23,6 @@ from .podstate import (
     given_up,
     moment,
     outcome,
-    rank_of,
     up_at,
     waiting_for,
 )
@@ -50,21 +49,21 @@ class RunView:
     def see_job(self, job: dict[str, Any]) -> None:
         """The Job, or one of the run's several, is there, in this state."""
         self.jobs[job["metadata"]["name"]] = job
-        if not parts.is_part(job):
+        if not labels.is_part(job):
             self.job, self.job_gone = job, False
         self._combine()
 
     def lose_job(self, job: Mapping[str, Any] | None = None) -> None:
         """The Job was deleted; its last state is kept. One of several that is gone before the others is a failure."""
         known = None if job is None else self.jobs.get(job["metadata"]["name"])
-        if known is None or not parts.is_part(known):
+        if known is None or not labels.is_part(known):
             self.job_gone = True
         elif not parts.finished(known):
             known["status"] = (known.get("status") or {}) | {"conditions": [parts.DELETED]}
             self._combine()
 
     def _combine(self) -> None:
-        own = next((job for job in self.jobs.values() if not parts.is_part(job)), None)
+        own = next((job for job in self.jobs.values() if not labels.is_part(job)), None)
         if own is not None:
             self.job = own
             ignore = self.facts.get("on_node_failure") == "ignore"
@@ -73,7 +72,7 @@ class RunView:
     @property
     def job_names(self) -> list[str]:
         """The run's Jobs, that of rank 0 last."""
-        return sorted(self.jobs, key=lambda name: -parts.first_rank(self.jobs[name]))
+        return sorted(self.jobs, key=lambda name: -labels.first_rank(self.jobs[name]))
 
     @property
     def lagging(self) -> list[str]:
@@ -84,12 +83,12 @@ class RunView:
         """The rank of a pod of that name; None where it is not of this run."""
         for name, job in self.jobs.items():
             if match := re.fullmatch(rf"{re.escape(name)}-(\d+)-[a-z0-9]{{5}}", pod):
-                return parts.first_rank(job) + int(match.group(1))
+                return labels.first_rank(job) + int(match.group(1))
         return None
 
     def see_pod(self, pod: dict[str, Any]) -> None:
         """A pod of the run is there, in this state."""
-        rank = rank_of(pod)
+        rank = labels.rank_of(pod)
         if rank is None:
             return
         if pod["metadata"].get("deletionTimestamp") and (pod.get("status") or {}).get("phase") not in _ENDED:
@@ -392,7 +391,7 @@ def view_of(job: dict[str, Any], pods: Sequence[Pod], others: Sequence[dict[str,
     for one in (job, *others):
         view.see_job(one)
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or "")):
-        rank = rank_of(pod)
+        rank = labels.rank_of(pod)
         if rank is not None:
             view.pods[rank] = dict(pod)
     return view
