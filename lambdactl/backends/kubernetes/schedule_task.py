@@ -79,7 +79,8 @@ def config(target: Target) -> str:
     """Our own configuration file for the pod, whose login is its service account."""
     values = {name: value for name in _SETTINGS if (value := getattr(target, name)) is not None}
     if (volume := target.files_volume) is not None:
-        values["files_volume"] = {"claim": volume.claim, "unused": volume.unused}
+        size = {} if volume.size is None else {"size": f"{volume.size:g}GB"}
+        values["files_volume"] = {"claim": volume.claim, "unused": volume.unused, **size}
     return json.dumps({"backends": [{"type": "kubernetes", "namespace": target.namespace, **values}]})
 
 

@@ -17,6 +17,7 @@ from lambdactl.backends.kubernetes.filestore import open_store
 from lambdactl.backends.kubernetes.filesvolume import claim_problem
 from lambdactl.backends.kubernetes.objects import job
 from lambdactl.backends.kubernetes.resources import PODS
+from lambdactl.backends.kubernetes.schedule_task import config
 from lambdactl.backends.kubernetes.session import open_session
 from lambdactl.backends.kubernetes.settings import FilesVolume, read_settings
 from lambdactl.backends.kubernetes.start import Starter, submit
@@ -48,6 +49,14 @@ def test_a_claim_alone_or_with_its_bounds(tmp_path: Path) -> None:
         configured(tmp_path, "Shared!")
     with pytest.raises(SpecError, match=r"config\.yml:3: .*unused.*at least 3600s"):
         configured(tmp_path, "{claim: shared, unused: 1m}")
+
+
+def test_the_pods_of_a_schedule_have_the_same_volume(cluster: FakeCluster, target: Target, tmp_path: Path) -> None:
+    files = FilesVolume(claim="shared", unused=30 * 86400, size=1.5)
+    (tmp_path / "config.yml").write_text(config(replace(target, files_volume=files)))
+    settings = read_settings(tmp_path / "config.yml", ours=True)
+    assert settings is not None
+    assert settings.files_volume == files
 
 
 @pytest.mark.parametrize(
