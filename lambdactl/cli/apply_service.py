@@ -18,6 +18,7 @@ from lambdactl.run.container import check_engine
 from lambdactl.run.plan import Overrides
 from lambdactl.run.service import ServiceOverrides, ServicePlan, replica_task
 from lambdactl.run.service_control import MODELS_PATH, ServiceStatus, apply_service, wait_ready
+from lambdactl.run.service_file import notices
 from lambdactl.run.sessions import ServeSessions
 from lambdactl.state import State
 
@@ -67,6 +68,8 @@ async def _apply(service: spec.ServiceSpec, fleet: Fleet, overrides: ServiceOver
         prepared = await prepare(service, fleet, transport, overrides, ingress=options.ingress, content=content)
         plan, place, old = prepared.plan, prepared.place, prepared.old
         _show(plan, place, old)
+        for text in notices(service):
+            note(text)
         verb = "Update" if old else "Run"
         if not confirm(f"{verb} the service {plan.name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK

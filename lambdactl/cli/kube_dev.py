@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambdactl.backends.kubernetes import dev
+from lambdactl.backends.kubernetes.attempts import rest
 from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend, open_backend
+from lambdactl.backends.kubernetes.control import clean_up
 from lambdactl.backends.kubernetes.errors import APIError
 from lambdactl.backends.kubernetes.plan import refuse_unsupported
 from lambdactl.cli import delivery, dev_alias, kube_runs, kube_task, waiting
 from lambdactl.cli.console import confirm, duration, note, printable
-from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
+from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
 from lambdactl.run import aliases
 from lambdactl.run.dev import IDES, as_task, digest, job_key, link
+from lambdactl.run.plan import random_name
+from lambdactl.run.retry import Attempts
 from lambdactl.spec import line_in
 from lambdactl.state import state_dir
 
 if TYPE_CHECKING:
+    from lambdactl.backends.kubernetes.client import Client
     from lambdactl.backends.kubernetes.fleet import KubeFleet
+    from lambdactl.backends.kubernetes.plan import KubePlan
     from lambdactl.backends.kubernetes.session import RunSession
     from lambdactl.backends.kubernetes.start import Bring
     from lambdactl.cli.apply import Options
@@ -41,12 +49,6 @@ def run(spec: DevEnvironmentSpec, fleet: KubeFleet, overrides: Overrides, option
             filename=spec.source.filename,
             line=line_in(spec, "schedule"),
         )
-    if spec.retry is not None:
-        raise SpecError(
-            "'retry' cannot be honoured for dev environments on Kubernetes; remove it, and apply the file again.",
-            filename=spec.source.filename,
-            line=line_in(spec, "retry"),
-        )
     return asyncio.run(_apply(spec, fleet, overrides, options))
 
 
@@ -54,26 +56,62 @@ async def _apply(spec: DevEnvironmentSpec, fleet: KubeFleet, overrides: Override
     task = as_task(spec, up=dev.UP)
     content = await delivery.collect_content(task)
     async with open_backend(fleet) as backend:
-        name = overrides.name or task.name
-        if name is not None and (ref := await backend.find(name)) is not None and not ref.view.ended:
+        name = overrides.name or task.name or random_name()
+        if (ref := await backend.find(name)) is not None and not ref.view.ended:
             return await _again(spec, backend, ref, options)
         patience = waiting.patience(None, options.wait, options.max_wait)
-        limit = patience.limit if patience.waits else 0.0
-        plan, client = await kube_task.plan_on(task, backend, overrides, content, limit, keep=options.keep)
-        plan = replace(plan, run=replace(plan.run, dev=job_key(spec)))
+        attempts = Attempts(task.retry, time.time())
+        make = partial(
+            kube_task.plan_on, task, backend, replace(overrides, name=name), content, keep=options.keep
+        )  # fmt: skip
+        plan, client = await make(kube_task.allowance(patience, attempts))
         kube_task.show(plan, _rows(spec))
-        local = kube_task.local_ports(plan, options)
-        if not confirm(f"Run {plan.run.run_name} on {fleet.name}?", yes=options.yes):
+        kube_task.local_ports(plan, options)  # one that is taken is told before anything is started
+        if not confirm(f"Run {name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
         included = dev_alias.include(yes=options.yes)
-        ref = await kube_task.submit_run(client, plan)
-        kube_task.remember(plan, fleet, state="submitted")
-        place = Place(backend, ref, included, options.log_dir, delivery.bring_to_ranks(plan.run), patience.waits)
+        while True:
+            told = attempts.as_job() if task.retry is not None else None
+            plan = replace(plan, run=replace(plan.run, dev=job_key(spec), attempt=told))
+            try:
+                code, status = await _attempt(backend, client, fleet, plan, options, included, wait=patience.waits)
+            except CapacityError as error:  # somebody was quicker
+                if (limit := kube_task.allowance(patience, attempts)) == 0:
+                    raise
+                note(str(error))
+            else:
+                if status is None or not await rest(client, attempts, status, note):
+                    break
+                limit = kube_task.allowance(patience, attempts)
+                included = included and dev_alias.include(yes=True)  # it went with the alias of the last one
+            plan, client = await make(limit)
+        if task.retry is not None and status is not None and (ref := await backend.find(status.run_id)) is not None:
+            await clean_up(ref.client, ref.view)
+        return code
+
+
+async def _attempt(
+    backend: KubernetesBackend, client: Client, fleet: KubeFleet, plan: KubePlan, options: Options, included: bool,
+    *, wait: bool,
+) -> tuple[int, RunStatus | None]:  # fmt: skip
+    """Start it once and be there; the exit code, and the status of its end where that was seen."""
+    ref = await kube_task.submit_run(client, plan)
+    kube_task.remember(plan, fleet, state="submitted")
+    retry = plan.run.task.retry is not None
+    bring = delivery.bring_to_ranks(plan.run)
+    place = Place(backend, ref, included, options.log_dir, bring, wait, tidy=not retry)
+    try:
         if options.detach:
             return await place.wait_until_up()
-        code = await place.stay(mine=True, ports=local)
+        code, status = await place.follow(mine=True, ports=kube_task.local_ports(plan, options))
+    except LambdactlError as error:
+        if not retry or type(error) is not LambdactlError:
+            raise
+        note(str(error))
+        code, status = EXIT_FAILED, kube_task.never_started(plan, str(error))
+    if status is not None or not retry:
         kube_task.remember(plan, fleet, state="ended", exit_code=code)
-        return code
+    return code, status
 
 
 def _rows(spec: DevEnvironmentSpec) -> list[tuple[str, object]]:
@@ -105,7 +143,7 @@ async def _again(spec: DevEnvironmentSpec, backend: KubernetesBackend, ref: Kube
             note(f"inactivity_duration is {shown} now.")
     included = dev_alias.include(yes=options.yes)
     place = Place(backend, ref, included, options.log_dir)
-    return await (place.wait_until_up() if options.detach else place.stay())
+    return (await (place.wait_until_up() if options.detach else place.follow()))[0]
 
 
 async def attach(
@@ -118,7 +156,7 @@ async def attach(
     ports: Sequence[Port] = (),
 ) -> int:
     """Its link, its alias and presence again, on this machine."""
-    return await Place(backend, ref, dev_alias.include(yes=yes), log_dir).stay(since=since, ports=ports)
+    return (await Place(backend, ref, dev_alias.include(yes=yes), log_dir).follow(since=since, ports=ports))[0]
 
 
 async def known(ref: KubeRef) -> RunStatus:
@@ -144,24 +182,28 @@ class Place:
         log_dir: Path | None,
         bring: Bring | None = None,
         wait: bool = False,
+        *,
+        tidy: bool = True,
     ) -> None:
-        self._backend, self._ref = backend, ref
+        self._backend, self._ref, self._tidy = backend, ref, tidy
         self._included, self._log_dir = included, log_dir
         self._bring, self._wait = bring, wait
         self._name = ref.status.name
 
-    async def stay(self, *, mine: bool = False, since: float | None = None, ports: Sequence[Port] = ()) -> int:
-        """Show the log, tell when it is up, and be present until it ends or the user detaches; the exit code."""
+    async def follow(
+        self, *, mine: bool = False, since: float | None = None, ports: Sequence[Port] = ()
+    ) -> tuple[int, RunStatus | None]:
+        """Show the log, tell when it is up, and be present until it ends or the user detaches (no status then)."""
         try:
-            return await kube_runs.follow_to_end(
+            return await kube_runs.follow(
                 self._backend, self._ref, ranks=[0], since=since, log_dir=self._log_dir, stop_when_interrupted=mine,
-                wait=self._wait, ports=ports, bring=self._bring, beside=self._be_here,
+                wait=self._wait, ports=ports, bring=self._bring, beside=self._be_here, tidy=self._tidy,
             )  # fmt: skip
         finally:
             await self._forget_if_ended()
 
-    async def wait_until_up(self) -> int:
-        """Show the log of `init` until it is up; 0 then, else the exit code with which it ended."""
+    async def wait_until_up(self) -> tuple[int, RunStatus | None]:
+        """Show the log of `init` until it is up (0, no status), else the exit code and the status of its end."""
         from lambdactl.cli.following import report_end
         from lambdactl.run.screen import LogOutput
 
@@ -169,7 +211,7 @@ class Place:
         try:
             async with self._backend.session(self._ref) as session:
                 follower = self._backend.follower(
-                    session, output, show=[0], notify=note, wait=self._wait, bring=self._bring
+                    session, output, show=[0], notify=note, wait=self._wait, bring=self._bring, tidy=self._tidy
                 )
                 following = asyncio.ensure_future(follower.run())
                 waiting = asyncio.ensure_future(session.until(dev.is_up))
@@ -178,7 +220,8 @@ class Place:
                     if following.done():
                         following.result()
                         await self._forget_if_ended()
-                        return report_end(await follower.status(), self._name)
+                        status = await follower.status()
+                        return report_end(status, self._name), status
                     await asyncio.sleep(0.3)  # the last words of `init`
                     await self._announce(session)
                 finally:
@@ -192,7 +235,7 @@ class Place:
         finally:
             output.close()
         note(f"Come back with: lambdactl attach {self._name}; end it with: lambdactl stop {self._name}")
-        return EXIT_OK
+        return EXIT_OK, None
 
     async def _be_here(self, session: RunSession) -> None:
         """What goes on beside the log."""

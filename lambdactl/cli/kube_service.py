@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambdactl.backends.kubernetes import service_front, services
 from lambdactl.backends.kubernetes.backend import open_backend
+from lambdactl.backends.kubernetes.priorities import not_honoured, priority_class
 from lambdactl.backends.kubernetes.proxy_config import service_path
 from lambdactl.backends.kubernetes.resources import NODES, PODS
 from lambdactl.backends.kubernetes.service_contents import Contents, bring, prepare
+from lambdactl.backends.kubernetes.service_objects import revision
 from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_plan, refuse
 from lambdactl.backends.kubernetes.service_probes import described
 from lambdactl.backends.kubernetes.service_view import revision_of
@@ -18,6 +21,7 @@ from lambdactl.cli.console import confirm, err, note, print_table, size
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, SpecError
 from lambdactl.provision.services import line
 from lambdactl.run.service import replica_task
+from lambdactl.run.service_file import notices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +53,8 @@ async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverride
         plan, client = await _plan(spec, backend, overrides, contents)
         await delivery.check_volume(client, plan.service.run)
         _show(plan, await kube_proxy.described(client, plan))
+        for text in notices(spec):
+            note(text)
         verb = "Run" if plan.old is None else "Update"
         if not confirm(f"{verb} the service {plan.service.name} on {fleet.name}?", yes=options.yes):
             return EXIT_OK
@@ -87,8 +93,18 @@ async def _plan(
             if old is not None:
                 break
         else:
-            return plan, client
+            return await _with_priority(plan, client), client
     raise problem or CapacityError(f"the fleet {backend.name} has no cluster.")
+
+
+async def _with_priority(plan: KubeServicePlan, client: Client) -> KubeServicePlan:
+    if not (priority := plan.service.run.task.priority):
+        return plan
+    if (name := await priority_class(client, priority)) is None:
+        note(not_honoured(priority))
+        return plan
+    service = replace(plan.service, run=replace(plan.service.run, priority_class=name))
+    return replace(plan, service=service, revision=revision(service))
 
 
 def _show(plan: KubeServicePlan, front: list[tuple[str, str]]) -> None:

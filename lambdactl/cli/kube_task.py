@@ -64,8 +64,7 @@ async def perform(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, option
     async with open_backend(fleet) as backend:
         await _refuse_same_name(backend, name, scheduled=not options.fired)
         make = partial(plan_on, task, backend, overrides, content, keep=options.keep)
-        plan, client = await make(_limit(patience, attempts))
-        await delivery.check_volume(client, plan.run)
+        plan, client = await make(allowance(patience, attempts))
         show(plan)
         local_ports(plan, options)  # one that is taken is told before anything is started
         if not confirm(f"Run {name} on {fleet.name}?", yes=options.yes):
@@ -81,13 +80,13 @@ async def perform(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, option
             try:
                 code, status = await _attempt(backend, client, fleet, plan, options, wait=patience.waits)
             except CapacityError as error:  # somebody was quicker
-                if (limit := _limit(patience, attempts)) == 0:
+                if (limit := allowance(patience, attempts)) == 0:
                     raise
                 note(str(error))
             else:
                 if status is None or not await rest(client, attempts, status, note):
                     break
-                limit = _limit(patience, attempts)
+                limit = allowance(patience, attempts)
             plan, client = await make(limit)
         if (
             _tidies_late(task, options)
@@ -103,7 +102,7 @@ def _tidies_late(task: TaskSpec, options: Options) -> bool:
     return task.retry is not None and not options.fired
 
 
-def _limit(patience: Patience, attempts: Attempts) -> float | None:
+def allowance(patience: Patience, attempts: Attempts) -> float | None:
     """Seconds that the next attempt may wait for nodes; None without end."""
     if patience.waits:
         return patience.limit
@@ -149,14 +148,14 @@ async def _follow(
     except LambdactlError as error:
         if plan.run.task.retry is None or type(error) is not LambdactlError:
             raise
-        code, status = EXIT_FAILED, _never_started(plan, str(error))
+        code, status = EXIT_FAILED, never_started(plan, str(error))
         note(str(error))
     if status is not None:
         remember(plan, fleet, state="ended", exit_code=code)
     return code, status
 
 
-def _never_started(plan: KubePlan, why: str) -> RunStatus:
+def never_started(plan: KubePlan, why: str) -> RunStatus:
     """The end of a run that was taken back, as the event that `retry` knows."""
     run, now = plan.run, time.time()
     return RunStatus(
@@ -204,6 +203,7 @@ async def plan_on(
                 except CapacityError as error:
                     problem = problem or error
                 else:
+                    await delivery.check_volume(client, plan.run)
                     return await _with_priority(plan, client), client
             problem = problem or CapacityError(f"the fleet {backend.name} has no cluster.")
             if (left := deadline - time.monotonic()) <= 0:

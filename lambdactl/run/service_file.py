@@ -49,6 +49,16 @@ def _refusals(service: ServiceSpec) -> list[tuple[str, object, str]]:
     ]  # fmt: skip
 
 
+def notices(service: ServiceSpec) -> list[str]:
+    """What of the file changes nothing, a sentence each."""
+    if service.retry is None:
+        return []
+    return [
+        "`retry` changes nothing for a service: a replica that ends is started again, waits for a free node, and moves "
+        "from a lost one, for as long as the service runs."
+    ]
+
+
 def document_parts(service: ServiceSpec) -> dict[str, Any]:
     """The parts of the service's document that come straight from the file."""
     model = service.model

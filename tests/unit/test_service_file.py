@@ -21,7 +21,7 @@ from lambdactl.provision.services import choose_place
 from lambdactl.run.plan import NodeView, Overrides
 from lambdactl.run.service import ServiceOverrides, ServicePlan, make_service_plan
 from lambdactl.run.service_control import ServiceStatus
-from lambdactl.run.service_file import probes
+from lambdactl.run.service_file import notices, probes
 
 BASE = "type: service\nname: web\nport: 8000\ncommands: [serve]\n"
 
@@ -194,3 +194,12 @@ def test_files_and_repositories_go_to_the_ingress_and_all_hosts_and_make_another
     assert first.document["hosts"][0]["job"]["files"] == [{"manifest": "a" * 64, "path": "conf"}]
     assert first.document["revision"] != made("b").document["revision"]
     assert first.document["revision"] == made("a").document["revision"]
+
+
+def test_a_retry_is_told_to_change_nothing() -> None:
+    text = "type: service\nname: web\nport: 80\nimage: a\n"
+    plain, retried = spec.loads(text, kind="service"), spec.loads(f"{text}retry: true\n", kind="service")
+    assert isinstance(plain, spec.ServiceSpec)
+    assert isinstance(retried, spec.ServiceSpec)
+    assert notices(plain) == []
+    assert "`retry` changes nothing for a service" in notices(retried)[0]

@@ -72,6 +72,7 @@ class KubeRun:
         files_volume: the volume through which they get them, where there is one.
         parts: of `groups` that differ in what they need; the fields above are those of the first; empty: all are alike.
         part: the part that this is made for (parts.py).
+        hostnames: the nodes that it is bound to, by their label; none: any.
         attempt: of a run that is tried again: its number, and how those before it ended.
         priority_class: the PriorityClass of its pods, for the file's `priority`.
         node_timeout: seconds that a node may be away before Kubernetes gives its rank up.
@@ -101,6 +102,7 @@ class KubeRun:
     files_volume: FilesVolume | None = None
     parts: tuple[Part, ...] = ()
     part: int = 0
+    hostnames: tuple[str, ...] = ()
     attempt: Mapping[str, Any] | None = None
     priority_class: str | None = None
     alone: bool = False

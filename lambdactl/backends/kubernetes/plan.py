@@ -23,6 +23,7 @@ from .keys import make_key
 from .model import KubeRun
 from .nodes import ClusterView, KubeNode, find_rdma, node_reasons
 from .parts import Part
+from .pinning import ELSE, hostnames, pinned
 
 if TYPE_CHECKING:
     from .config import Target
@@ -86,12 +87,13 @@ def make_plan(
         registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
     )
     name = overrides.name or task.name or random_name()
-    why = {node.name: _why_not(task, fleet, node) for node in view.nodes}
+    names = pinned(task, fleet, view.nodes)
+    why = {node.name: _why_not(task, fleet, node, names) for node in view.nodes}
     fitting = [node for node in view.nodes if not why[node.name]]
     excluded = {node: "; ".join(reasons) for node, reasons in why.items() if reasons}
     found: tuple[Part, ...] = ()
     if parts.unlike(task):
-        found, fitting, excluded = _parts(task, name, fleet, target, view)
+        found, fitting, excluded = _parts(task, name, fleet, target, view, names)
     if len(fitting) < task.nodes and not anyway:
         raise CapacityError(_too_few(name, task, target, len(fitting), len(view.nodes), excluded))
     gpus = _gpus(task)
@@ -119,12 +121,13 @@ def make_plan(
         content=content or RunContent(),
         parts=found,
         files_volume=target.files_volume,
+        hostnames=hostnames(names, view.nodes),
     )
     return KubePlan(run, tuple(fitting[: task.nodes]), excluded, target)
 
 
 def _parts(
-    task: TaskSpec, name: str, fleet: KubeFleet, target: Target, view: ClusterView
+    task: TaskSpec, name: str, fleet: KubeFleet, target: Target, view: ClusterView, pins: frozenset[str] | None
 ) -> tuple[tuple[Part, ...], list[KubeNode], dict[str, str]]:
     """The parts of a run whose groups differ, the nodes that they fit on in rank order, and why others do not."""
     if target.queue is not None:
@@ -135,7 +138,7 @@ def _parts(
             line=line_in(task, "groups"),
         )
     wanted = parts.needs(task)
-    why = [{node.name: "; ".join(_why_not(one, fleet, node)) for node in view.nodes} for one, _ in wanted]
+    why = [{node.name: "; ".join(_why_not(one, fleet, node, pins)) for node in view.nodes} for one, _ in wanted]
     fits = [[node for node in view.nodes if not reasons[node.name]] for reasons in why]
     excluded = {name: text for name, text in why[0].items() if all(reasons[name] for reasons in why)}
     names = parts.seats(name, [[node.name for node in one] for one in fits], [size for _, size in wanted], why)
@@ -174,7 +177,9 @@ def refuse_unsupported(task: TaskSpec) -> None:
     check_entrypoint(task)
 
 
-def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode) -> list[str]:
+def _why_not(task: TaskSpec, fleet: KubeFleet, node: KubeNode, names: frozenset[str] | None) -> list[str]:
+    if names is not None and node.name not in names:
+        return [ELSE]
     # What is in use now says nothing about the times of a schedule.
     of_fleet = node_reasons(fleet.spec.resources, node)
     return of_fleet or node_reasons(task.resources, node, free=task.schedule is None)

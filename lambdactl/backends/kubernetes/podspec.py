@@ -209,9 +209,9 @@ def _mounts(run: KubeRun) -> list[dict[str, Any]]:
 
 def _affinity(run: KubeRun) -> dict[str, Any]:
     affinity: dict[str, Any] = {}
-    if run.gpu_products:
-        needed = {"key": labels.GPU_PRODUCT, "operator": "In", "values": list(run.gpu_products)}
-        terms = [{"matchExpressions": [needed]}]
+    wanted = ((labels.GPU_PRODUCT, run.gpu_products), (labels.HOSTNAME, run.hostnames))
+    if needed := [{"key": key, "operator": "In", "values": list(values)} for key, values in wanted if values]:
+        terms = [{"matchExpressions": needed}]
         affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     if run.parts:
         # Others than its own may be the only ones that another part fits on.

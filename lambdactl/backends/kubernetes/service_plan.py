@@ -20,6 +20,7 @@ from lambdactl.spec import ServiceSpec, TaskSpec, merge_env, resolve_env
 
 from . import labels, nodes
 from .model import KubeRun
+from .pinning import hostnames, pinned
 from .plan import DEFAULT_IMAGE, _gpus, _products, _resource, _why_not, refuse_unsupported
 from .podspec import resources
 from .quantity import amounts
@@ -87,12 +88,14 @@ def make_plan(
     pods = list(pods)
     others = [pod for pod in pods if not _is_of(pod, name, target.namespace)]
     seen = nodes.view(node_items, others).nodes
-    why = {node.name: _why_not(task, fleet, node) for node in seen}
+    names = pinned(task, fleet, seen)
+    why = {node.name: _why_not(task, fleet, node, names) for node in seen}
     fitting = [node for node in seen if not why[node.name]]
     run = replace(
         run,
         gpu_resource=_resource(task, fitting) if run.gpus else None,
         gpu_products=_products(task, fleet, fitting) if run.gpus else (),
+        hostnames=hostnames(names, seen),
         content=contents.content if contents is not None else RunContent(),
         files_volume=target.files_volume if contents is not None and contents.parts is None else None,
     )

@@ -30,7 +30,7 @@ def plan(*args: str) -> KubeRun:
     assert isinstance(task, TaskSpec)
     # Nothing of fleet and cluster matters to the values of the file.
     fleet: Any = SimpleNamespace(name="f")
-    target: Any = SimpleNamespace(image=None, queue=None, rdma_resource=None, name="c")
+    target: Any = SimpleNamespace(image=None, queue=None, rdma_resource=None, files_volume=None, name="c")
     return make_plan(task, fleet, target, ClusterView(()), Overrides(args=args), anyway=True).run
 
 

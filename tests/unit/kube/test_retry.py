@@ -15,6 +15,7 @@ from lambdactl.backends.kubernetes.client import open_client
 from lambdactl.backends.kubernetes.config import Target
 from lambdactl.run import retry
 from lambdactl.run.status import RunStatus
+from tests.bed.sshd import SSHD
 from tests.fakes.kube import FakeCluster, FakeNode
 from tests.fakes.kube.process import usable
 from tests.live.desk import Desk, environment
@@ -109,3 +110,41 @@ def test_a_full_cluster_is_looked_at_again_when_something_changes(cluster: FakeC
             await asyncio.wait_for(changed, 30)
 
     asyncio.run(body())
+
+
+DEV = """
+type: dev-environment
+name: {name}
+image: any
+retry: {{on_events: [error], duration: 1h}}
+volumes: ["/mnt/{name}:/count"]
+init:
+  - echo x >>/count/tries
+  - test $(wc -l </count/tries) -ge 3 || exit 9
+  - echo third time
+"""
+
+
+@pytest.mark.skipif(not Path(SSHD).exists(), reason="sshd is not installed (scripts/bootstrap unit does it)")
+def test_a_dev_environment_is_tried_again_until_it_is_up(desk: Desk) -> None:
+    name = desk.name("box")
+    (desk.folder / "dev.yml").write_text(DEV.format(name=name))
+    done = desk.run("apply", "-f", "dev.yml", "-y", "-d")
+    assert "third time" in done.stdout
+    assert f"SSH: ssh {name}" in done.stdout
+    for number in (1, 2):
+        assert f"attempt {number} of {name} failed (rank 0 on node-1: the commands exited with code 9" in done.stderr
+    found = json.loads(desk.run("run", "get", name, "--json").stdout)
+    assert (found["state"], found["attempt"]) == ("running", 3)
+    config = desk.folder / ".ssh" / "lambdactl" / "config"
+    assert f"Host {name}" in config.read_text()
+    desk.run("stop", name, "-y")
+    desk.nothing_left("box")
+
+
+@pytest.mark.skipif(not Path(SSHD).exists(), reason="sshd is not installed (scripts/bootstrap unit does it)")
+def test_a_dev_environment_that_fails_for_another_reason_is_not(desk: Desk) -> None:
+    text = DEV.format(name=desk.name("sad")).replace("[error]", "[interruption]")
+    (desk.folder / "dev.yml").write_text(text)
+    assert "the next one is in" not in desk.run("apply", "-f", "dev.yml", "-y", "-d", rc=9).stderr
+    desk.nothing_left("sad")

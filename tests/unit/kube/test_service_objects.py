@@ -211,3 +211,25 @@ def test_docker_and_idle_gpus_are_as_for_tasks(
     main = made[0]["spec"]["template"]["spec"]["containers"][0]
     assert (main["image"], main["securityContext"]["privileged"]) == ("dind:1", True)
     assert "lambdactl_util_min=10\nlambdactl_util_window=300\n" in made[1]["data"]["settings"]
+
+
+def bound(found: KubeServicePlan) -> Any:
+    affinity = objects(found)[0]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    return {one["key"]: one["values"] for one in term["matchExpressions"]}
+
+
+@pytest.mark.parametrize("entry", ["node-2", "{hostname: node-2}", '"1"', "live-1", "{fleet: live, instance: 1}"])
+def test_instances_bind_the_replicas_to_nodes(cluster: FakeCluster, anywhere: Target, entry: str) -> None:
+    found = plan(cluster, anywhere, f"{MODEL}instances: [{entry}]\n")
+    assert [node.name for node in found.places] == ["node-2"]
+    assert found.excluded == {"node-1": "is not among 'instances'"}
+    assert bound(found)["kubernetes.io/hostname"] == ["node-2"]
+
+
+def test_instances_that_are_not_there(cluster: FakeCluster, anywhere: Target) -> None:
+    with pytest.raises(SpecError, match=r"names node-9, which is no node of the cluster \(nodes: node-1, node-2\)"):
+        plan(cluster, anywhere, f"{MODEL}instances: [node-9]\n")
+    # What is about another fleet binds to nothing here.
+    with pytest.raises(CapacityError, match="is not among 'instances'"):
+        plan(cluster, anywhere, f"{MODEL}instances: [{{fleet: other, instance: 1}}]\n")
