@@ -4,7 +4,7 @@
     python awx/export.py -e awx_project_url=https://git.example.org/me/cluster.git | awx import
     python awx/export.py --write        makes awx/export.json again, after a change of awx/data
 
-Secrets are in none of it: fill in the two credentials' keys in AWX after the import. Needs PyYAML.
+Secrets are in none of it: fill in the credentials' keys (or the kubeconfig) in AWX after the import. Needs PyYAML.
 """
 
 from __future__ import annotations
@@ -52,9 +52,19 @@ def assets(data: Entry) -> dict[str, list[Entry]]:
         "projects": [_project(data, keys)],
         "inventory": [_inventory(data, keys)],
         "inventory_sources": [_inventory_source(data, keys)],
-        "job_templates": [_job_template(entry, data, keys) for entry in data["awx_job_templates"]],
-        "workflow_job_templates": [_workflow(entry, keys) for entry in data["awx_workflows"]],
+        "job_templates": [_job_template(entry, data, keys) for entry in templates(data)],
+        "workflow_job_templates": []
+        if keys.kubernetes
+        else [_workflow(entry, keys) for entry in data["awx_workflows"]],
     }
+
+
+def templates(data: Entry) -> list[Entry]:
+    """The job templates for the kind of fleet that the settings name."""
+    if data["awx_backend"] not in ("ssh", "kubernetes"):
+        raise SystemExit(f"-e: awx_backend is {data['awx_backend']}; it is ssh or kubernetes.")
+    on_kubernetes = data["awx_backend"] == "kubernetes"
+    return [entry for entry in data["awx_job_templates"] if not on_kubernetes or entry.get("kubernetes")]
 
 
 class Keys:
@@ -67,8 +77,12 @@ class Keys:
         self.inventory = self.owned("inventory", data["awx_inventory"])
         self.source = {**self.owned("inventory_source", data["awx_inventory_source"]), "inventory": self.inventory}
         self.machine = self.credential(data["awx_machine_credential"], "Machine", "ssh")
-        cluster = data["awx_credential_types"][0]
-        self.cluster = self.credential(data["awx_keys_credential"], cluster["name"], cluster["kind"])
+        self.kubernetes = data["awx_backend"] == "kubernetes"
+        self.suffix = data["awx_template_suffix"]
+        kind = data["awx_credential_types"][1 if self.kubernetes else 0]
+        name = data["awx_kubeconfig_credential" if self.kubernetes else "awx_keys_credential"]
+        self.cluster = self.credential(name, kind["name"], kind["kind"])
+        self.of_jobs = [self.cluster] if self.kubernetes else [self.machine, self.cluster]
 
     def owned(self, kind: str, name: str) -> Entry:
         """The key of an object that belongs to the organization."""
@@ -98,7 +112,8 @@ def _credential_type(entry: Entry, keys: Keys) -> Entry:
 
 def _credentials(data: Entry, keys: Keys) -> list[Entry]:
     inputs = {"username": data["awx_machine_username"]}
-    return [_credential(keys.machine, inputs), _credential(keys.cluster, {})]
+    machine = [] if keys.kubernetes else [_credential(keys.machine, inputs)]
+    return [*machine, _credential(keys.cluster, {})]
 
 
 def _credential(key: Entry, inputs: Entry) -> Entry:
@@ -147,9 +162,10 @@ def _inventory_source(data: Entry, keys: Keys) -> Entry:
 
 def _job_template(entry: Entry, data: Entry, keys: Keys) -> Entry:
     survey = survey_spec(entry)
-    related: Entry = {"credentials": [keys.machine, keys.cluster]}
+    related: Entry = {"credentials": keys.of_jobs}
+    name = entry["name"] + keys.suffix
     return {
-        "name": entry["name"],
+        "name": name,
         "description": entry["description"],
         "job_type": "run",
         "project": keys.project,
@@ -161,12 +177,12 @@ def _job_template(entry: Entry, data: Entry, keys: Keys) -> Entry:
         "allow_simultaneous": entry.get("simultaneous", False),
         "survey_enabled": bool(survey),
         "related": {**related, "survey_spec": survey} if survey else related,
-        "natural_key": keys.owned("job_template", entry["name"]),
+        "natural_key": keys.owned("job_template", name),
     }
 
 
 def _workflow(entry: Entry, keys: Keys) -> Entry:
-    key = keys.owned("workflow_job_template", entry["name"])
+    key = keys.owned("workflow_job_template", entry["name"] + keys.suffix)
     names = identifiers(entry["steps"])
     nodes = [{"workflow_job_template": key, "identifier": name, "type": "workflow_job_template_node"} for name in names]
     survey = survey_spec(entry)
@@ -175,7 +191,7 @@ def _workflow(entry: Entry, keys: Keys) -> Entry:
             {
                 "identifier": node["identifier"],
                 "workflow_job_template": key,
-                "unified_job_template": keys.owned("job_template", step),
+                "unified_job_template": keys.owned("job_template", step + keys.suffix),
                 "related": {"success_nodes": nodes[index + 1 : index + 2]},
                 "natural_key": node,
             }
@@ -183,7 +199,7 @@ def _workflow(entry: Entry, keys: Keys) -> Entry:
         ]
     }
     return {
-        "name": entry["name"],
+        "name": entry["name"] + keys.suffix,
         "description": entry["description"],
         "organization": keys.organization,
         "inventory": keys.inventory,

@@ -20,14 +20,14 @@ def identifiers(steps: list[str]) -> list[str]:
     return [step.replace(" ", "-") for step in steps]
 
 
-def workflow_nodes(steps: list[str], organization: str) -> list[Entry]:
+def workflow_nodes(steps: list[str], organization: str, suffix: str = "") -> list[Entry]:
     """Job templates one after another, as `workflow_nodes` of the module workflow_job_template."""
     names = identifiers(steps)
     return [
         {
             "identifier": name,
             "unified_job_template": {
-                "name": step,
+                "name": step + suffix,
                 "type": "job_template",
                 "organization": {"name": organization},
             },

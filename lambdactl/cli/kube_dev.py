@@ -16,6 +16,7 @@ from lambdactl.backends.kubernetes.attempts import rest
 from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend, open_backend
 from lambdactl.backends.kubernetes.control import clean_up
 from lambdactl.backends.kubernetes.errors import APIError
+from lambdactl.backends.kubernetes.fitting import plan_on, submit_run
 from lambdactl.backends.kubernetes.plan import refuse_unsupported
 from lambdactl.cli import delivery, dev_alias, kube_runs, kube_task, waiting
 from lambdactl.cli.console import confirm, duration, note, printable
@@ -61,9 +62,8 @@ async def _apply(spec: DevEnvironmentSpec, fleet: KubeFleet, overrides: Override
             return await _again(spec, backend, ref, options)
         patience = waiting.patience(None, options.wait, options.max_wait)
         attempts = Attempts(task.retry, time.time())
-        make = partial(
-            kube_task.plan_on, task, backend, replace(overrides, name=name), content, keep=options.keep
-        )  # fmt: skip
+        named = replace(overrides, name=name)
+        make = partial(plan_on, task, backend, named, content, note=note, keep=options.keep)
         plan, client = await make(kube_task.allowance(patience, attempts))
         kube_task.show(plan, _rows(spec))
         kube_task.local_ports(plan, options)  # one that is taken is told before anything is started
@@ -95,7 +95,7 @@ async def _attempt(
     *, wait: bool,
 ) -> tuple[int, RunStatus | None]:  # fmt: skip
     """Start it once and be there; the exit code, and the status of its end where that was seen."""
-    ref = await kube_task.submit_run(client, plan)
+    ref = await submit_run(client, plan)
     kube_task.remember(plan, fleet, state="submitted")
     retry = plan.run.task.retry is not None
     bring = delivery.bring_to_ranks(plan.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambdactl.backends.kubernetes import proxy, proxy_objects, service_front
-from lambdactl.backends.kubernetes.proxy_config import MODELS_PATH, PORT, service_path
+from lambdactl.backends.kubernetes.proxy_config import MODELS_PATH
 from lambdactl.backends.kubernetes.resources import DEPLOYMENTS
 from lambdactl.cli.console import note
 
@@ -14,14 +14,6 @@ if TYPE_CHECKING:
 
     from lambdactl.backends.kubernetes.client import Client
     from lambdactl.backends.kubernetes.service_plan import KubeServicePlan
-
-
-def url(plan: KubeServicePlan) -> str:
-    """The service's address in the cluster."""
-    service, namespace = plan.service, plan.target.namespace
-    if service.proxied:
-        return f"http://{proxy_objects.NAME}.{namespace}.svc:{PORT}{service_path(service.name)}"
-    return f"http://{service.name}.{namespace}.svc:{service.spec.port}/"
 
 
 async def described(client: Client, plan: KubeServicePlan) -> list[tuple[str, str]]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambdactl.backends.kubernetes import service_front, services
 from lambdactl.backends.kubernetes.backend import open_backend
-from lambdactl.backends.kubernetes.priorities import not_honoured, priority_class
+from lambdactl.backends.kubernetes.fitting import service_plan_on, service_url
 from lambdactl.backends.kubernetes.proxy_config import service_path
-from lambdactl.backends.kubernetes.resources import NODES, PODS
-from lambdactl.backends.kubernetes.service_contents import Contents, bring, prepare
-from lambdactl.backends.kubernetes.service_objects import revision
-from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_plan, refuse
+from lambdactl.backends.kubernetes.service_contents import bring, prepare
+from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, refuse
 from lambdactl.backends.kubernetes.service_probes import described
 from lambdactl.backends.kubernetes.service_view import revision_of
 from lambdactl.cli import delivery, kube_proxy, service_record
@@ -26,7 +23,6 @@ from lambdactl.run.service_file import notices
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lambdactl.backends.kubernetes.backend import KubernetesBackend
     from lambdactl.backends.kubernetes.client import Client
     from lambdactl.backends.kubernetes.fleet import KubeFleet
     from lambdactl.cli.apply import Options
@@ -50,7 +46,7 @@ async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverride
         if name is not None and (ref := await backend.find(name)) is not None and not ref.view.ended:
             raise CapacityError(f"a run named {name} is {ref.status.state}; choose another name with -n.")
         contents = await asyncio.to_thread(prepare, await delivery.collect_content(replica_task(spec)))
-        plan, client = await _plan(spec, backend, overrides, contents)
+        plan, client = await service_plan_on(spec, backend, overrides, contents, note=note)
         await delivery.check_volume(client, plan.service.run)
         _show(plan, await kube_proxy.described(client, plan))
         for text in notices(spec):
@@ -73,40 +69,6 @@ async def _apply(spec: ServiceSpec, fleet: KubeFleet, overrides: ServiceOverride
         return await _wait(client, plan, old, token_file)
 
 
-async def _plan(
-    spec: ServiceSpec, backend: KubernetesBackend, overrides: ServiceOverrides, contents: Contents | None
-) -> tuple[KubeServicePlan, Client]:
-    """On the cluster that has it already, else on the first that it fits on."""
-    name = overrides.run.name or spec.name or ""
-    found = [(target, client, await services.find(client, name)) for target, client in backend.clients]
-    problem: CapacityError | None = None
-    for target, client, old in sorted(found, key=lambda item: item[2] is None):
-        nodes = (await client.list(NODES)).items
-        alive = "status.phase!=Succeeded,status.phase!=Failed"
-        pods = (await client.list(PODS, everywhere=True, fields=alive)).items
-        try:
-            plan = make_plan(
-                spec, backend.fleet, target, overrides, node_items=nodes, pods=pods, old=old, contents=contents
-            )
-        except CapacityError as error:
-            problem = problem or error
-            if old is not None:
-                break
-        else:
-            return await _with_priority(plan, client), client
-    raise problem or CapacityError(f"the fleet {backend.name} has no cluster.")
-
-
-async def _with_priority(plan: KubeServicePlan, client: Client) -> KubeServicePlan:
-    if not (priority := plan.service.run.task.priority):
-        return plan
-    if (name := await priority_class(client, priority)) is None:
-        note(not_honoured(priority))
-        return plan
-    service = replace(plan.service, run=replace(plan.service.run, priority_class=name))
-    return replace(plan, service=service, revision=revision(service))
-
-
 def _show(plan: KubeServicePlan, front: list[tuple[str, str]]) -> None:
     service, spec = plan.service, plan.service.spec
     rows: list[tuple[str, object]] = [
@@ -120,7 +82,7 @@ def _show(plan: KubeServicePlan, front: list[tuple[str, str]]) -> None:
         ("Port", spec.port),
         ("Probes", described(spec, service.prober)),
         *front,
-        ("Address", f"{kube_proxy.url(plan)} in the cluster"),
+        ("Address", f"{service_url(plan)} in the cluster"),
         ("Update", _update(plan)),
     ]
     print_table(("FIELD", "VALUE"), rows, to=err())
@@ -151,7 +113,7 @@ async def _wait(client: Client, plan: KubeServicePlan, old: dict[str, object] | 
     if status.data["revision"] != plan.revision:
         note(f"The update of {service.name} was taken back: {status.data['update']['message']}")
         return EXIT_FAILED
-    url = kube_proxy.url(plan)
+    url = service_url(plan)
     print(url, flush=True)
     note(f"{service.name} is ready at {url} in the cluster, and here with: lambdactl attach {service.name}")
     kube_proxy.tell(url.removesuffix(service_path(service.name)), url, token_file, service.spec.model)

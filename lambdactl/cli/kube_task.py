@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lambdactl.backends.kubernetes import schedules
 from lambdactl.backends.kubernetes.attempts import rest
 from lambdactl.backends.kubernetes.backend import KubeRef, KubernetesBackend, open_backend
-from lambdactl.backends.kubernetes.changes import UNTOLD, Changes, watched
 from lambdactl.backends.kubernetes.control import clean_up
-from lambdactl.backends.kubernetes.nodes import look
-from lambdactl.backends.kubernetes.plan import KubePlan, make_plan, refuse_unsupported
-from lambdactl.backends.kubernetes.priorities import not_honoured, priority_class
-from lambdactl.backends.kubernetes.start import Starter, submit, take_back, taken_back_where_forbidden
-from lambdactl.backends.kubernetes.view import view_of
+from lambdactl.backends.kubernetes.fitting import plan_on, refuse_same_name, submit_run
+from lambdactl.backends.kubernetes.plan import KubePlan, refuse_unsupported
+from lambdactl.backends.kubernetes.start import Starter, take_back, taken_back_where_forbidden
 from lambdactl.cli import delivery, kube_runs, kube_schedule, waiting
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, CapacityError, Interrupted, LambdactlError
@@ -62,8 +56,8 @@ async def perform(task: TaskSpec, fleet: KubeFleet, overrides: Overrides, option
     attempts = Attempts(task.retry, time.time())
     patience = waiting.patience(None, options.wait, options.max_wait)
     async with open_backend(fleet) as backend:
-        await _refuse_same_name(backend, name, scheduled=not options.fired)
-        make = partial(plan_on, task, backend, overrides, content, keep=options.keep)
+        await refuse_same_name(backend, name, scheduled=not options.fired)
+        make = partial(plan_on, task, backend, overrides, content, note=note, keep=options.keep)
         plan, client = await make(allowance(patience, attempts))
         show(plan)
         local_ports(plan, options)  # one that is taken is told before anything is started
@@ -166,72 +160,6 @@ def never_started(plan: KubePlan, why: str) -> RunStatus:
 
 async def _seen(backend: KubernetesBackend, name: str) -> list[RunStatus]:
     return (await backend.runs(name))[0]
-
-
-async def _refuse_same_name(backend: KubernetesBackend, name: str, *, scheduled: bool) -> None:
-    for _target, client in backend.clients if scheduled else ():
-        if await schedules.fetch(client, name):
-            raise CapacityError(schedules.taken(name))
-    ref = await backend.find(name)
-    if ref is not None and not ref.view.ended:
-        where = ", ".join(str(rank["node"]) for rank in ref.status.ranks if rank["node"] != "-")
-        raise CapacityError(
-            f"a run named {name} is {ref.status.state}{f' on {where}' if where else ''}; "
-            f"stop it with `lambdactl stop {name}`, or choose another name with -n."
-        )
-
-
-async def plan_on(
-    task: TaskSpec,
-    backend: KubernetesBackend,
-    overrides: Overrides,
-    content: RunContent,
-    limit: float | None,
-    *,
-    keep: bool,
-) -> tuple[KubePlan, Client]:
-    """A plan on the first cluster that it fits on, as soon as it does; raises CapacityError after `limit` seconds."""
-    deadline = math.inf if limit is None else time.monotonic() + limit
-    changes: Changes | None = None
-    async with AsyncExitStack() as stack:
-        while True:
-            problem: CapacityError | None = None
-            for target, client in backend.clients:
-                try:
-                    view = await look(client)
-                    plan = make_plan(task, backend.fleet, target, view, overrides, keep=keep, content=content)
-                except CapacityError as error:
-                    problem = problem or error
-                else:
-                    await delivery.check_volume(client, plan.run)
-                    return await _with_priority(plan, client), client
-            problem = problem or CapacityError(f"the fleet {backend.name} has no cluster.")
-            if (left := deadline - time.monotonic()) <= 0:
-                raise problem
-            if changes is None:
-                note(f"waiting for free nodes: {problem.message.partition('. Nothing was started')[0]}")
-                changes = await stack.enter_async_context(watched([client for _, client in backend.clients]))
-            await changes.next(limit=min(left, UNTOLD))
-
-
-async def _with_priority(plan: KubePlan, client: Client) -> KubePlan:
-    if not (priority := plan.run.task.priority):
-        return plan
-    if (name := await priority_class(client, priority)) is None:
-        note(not_honoured(priority))
-    return replace(plan, run=replace(plan.run, priority_class=name))
-
-
-async def submit_run(client: Client, plan: KubePlan) -> KubeRef:
-    """Make the run's objects; nothing is left when that is interrupted."""
-    try:
-        job = await submit(client, plan.run)
-    except asyncio.CancelledError:
-        raise Interrupted(f"interrupted; {plan.run.run_name} was not started.") from None
-    view = view_of({"apiVersion": "batch/v1", "kind": "Job", **job}, [])
-    status = view.status()
-    assert status is not None  # noqa: S101 - a view of a Job always has one
-    return KubeRef(client, view, status)
 
 
 async def _start_only(backend: KubernetesBackend, ref: KubeRef, plan: KubePlan, *, wait: bool) -> int:

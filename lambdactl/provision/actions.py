@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lambdactl.errors import SpecError
 from lambdactl.provision.bounds import check_core
 from lambdactl.provision.explain import explain, sentence
 from lambdactl.provision.probe import Survey, reach, survey
@@ -35,6 +36,11 @@ def play_fleet(task_vars: TaskVars) -> tuple[Fleet, list[str]]:
     chosen = [str(name) for name in task_vars["ansible_play_hosts"]]
     hostvars = {name: task_vars["hostvars"][name] for name in chosen}
     first = hostvars[chosen[0]]
+    if is_kubernetes(task_vars):
+        raise SpecError(
+            "the hosts of this play are nodes of a Kubernetes cluster, which take no SSH; run_task.yml, "
+            "run_service.yml and stop_run.yml work there, and `lambdactl backend check` looks at the cluster."
+        )
     group = str(first.get("lambdactl_fleet", "")).replace("-", "_")
     for name in task_vars["groups"].get(group, ()):
         if name not in hostvars and task_vars["hostvars"][name].get("lambdactl_fleet_id") == first.get(
@@ -42,6 +48,12 @@ def play_fleet(task_vars: TaskVars) -> tuple[Fleet, list[str]]:
         ):
             hostvars[str(name)] = task_vars["hostvars"][name]
     return Fleet.from_hostvars(hostvars, list(hostvars)), chosen
+
+
+def is_kubernetes(task_vars: TaskVars) -> bool:
+    """Whether the hosts of a play are a Kubernetes fleet's: its nodes, or ranks of its runs."""
+    chosen = task_vars["ansible_play_hosts"]
+    return bool(chosen) and task_vars["hostvars"][chosen[0]].get("lambdactl_backend") == "kubernetes"
 
 
 def role_variables(task_vars: TaskVars, names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -23,7 +23,7 @@ from lambdactl.run.admission import Patience
 from lambdactl.run.content import collect
 from lambdactl.run.control import stop_run, take_back, wait_ended, wait_up
 from lambdactl.run.deliver import deliver
-from lambdactl.run.dev import as_task, job_key
+from lambdactl.run.dev import UP, as_task, job_key
 from lambdactl.run.follow import Follower
 from lambdactl.run.launch import Launch, Wishes, left_queue
 from lambdactl.run.plan import NodeView, RunPlan, job_specs
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # After an interruption the nodes stop the run by themselves; so long is waited to see it. ansible-playbook ends its
 # workers 5 s after Ctrl-C.
-_AFTER_INTERRUPTION = 4.0
+AFTER_INTERRUPTION = 4.0
 _PATIENCE = 60.0
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ async def run_task(
     """
     from lambdactl.transport import open_transport
 
-    task, dev = _read(options.task_file)
+    task, dev = read_run(options.task_file)
     fleet, chosen = play_fleet(task_vars)
     content = await asyncio.to_thread(collect, task)
     async with open_transport(fleet) as transport:
@@ -106,16 +106,16 @@ async def _attempts(
             return result
         result |= await _follow(plan, options, transport, screen, note)
         runs, _ = await fetch_runs(transport, [node.name for node in plan.nodes], plan.run_id)
-        if not await _until_interrupted(launch.again(runs[0] if runs else None), screen):
+        if not await until_interrupted(launch.again(runs[0] if runs else None), screen):
             return result
         views = await launch.look()
 
 
 async def _nodes(launch: Launch, views: Mapping[str, NodeView], screen: Screen) -> RunPlan:
-    return await _until_interrupted(launch.nodes(views), screen)
+    return await until_interrupted(launch.nodes(views), screen)
 
 
-async def _until_interrupted(work: Coroutine[Any, Any, T], screen: Screen) -> T:
+async def until_interrupted(work: Coroutine[Any, Any, T], screen: Screen) -> T:
     """What work returns; an interruption cancels it, so that it gives its place in the queue back."""
     waiting = asyncio.ensure_future(work)
     with interruptions(screen) as queue:
@@ -127,11 +127,18 @@ async def _until_interrupted(work: Coroutine[Any, Any, T], screen: Screen) -> T:
         return await waiting
 
 
-def _read(file: str) -> tuple[TaskSpec, dict[str, Any] | None]:
-    """The task of a task file, or that of a dev environment with what its node is told."""
+def read_run(file: str, *, up: str = UP) -> tuple[TaskSpec, dict[str, Any] | None]:
+    """The task of a task file, or that of a dev environment with what its node is told.
+
+    Args:
+        up: the command by which a dev environment tells that it is up.
+
+    Raises:
+        SpecError: the file is neither, or has a schedule.
+    """
     parsed = load(file)
     if isinstance(parsed, DevEnvironmentSpec):
-        return as_task(parsed), job_key(parsed)
+        return as_task(parsed, up=up), job_key(parsed)
     if not isinstance(parsed, TaskSpec):
         raise SpecError("this is neither a task nor a dev environment.", filename=file)
     if parsed.schedule is not None:
@@ -181,7 +188,7 @@ async def _follow(
     shown = [] if not options.show_log else sorted(hosts) if options.all_ranks else [0]
     # Rank 0's stream ends with the run, so it is followed even where nobody wants its log.
     wanted = sorted(hosts) if options.log_dir else [0]
-    outputs = [(shown, screen), ([rank for rank in wanted if rank not in shown], _Nowhere())]
+    outputs = [(shown, screen), ([rank for rank in wanted if rank not in shown], Nowhere())]
     logs = [
         (ranks, LogOutput(ranks, stream=cast(BinaryIO, to), directory=options.log_dir))
         for ranks, to in outputs
@@ -197,7 +204,7 @@ async def _follow(
     if detached:
         note(detached)
         return {"message": detached}
-    return _ended(await followers[0].status(), plan, options.log_dir)
+    return ended_result(await followers[0].status(), [node.rank for node in plan.nodes], options.log_dir)
 
 
 async def _to_its_end(
@@ -219,7 +226,7 @@ async def _to_its_end(
                 return f"Interrupted; {plan.run_name} goes on."
             names = [node.name for node in plan.nodes]
             await stop_run(transport, plan.run_id, names)
-            await wait_ended(transport, plan.run_id, names, patience=_AFTER_INTERRUPTION)
+            await wait_ended(transport, plan.run_id, names, patience=AFTER_INTERRUPTION)
             return ""
         finally:
             for task in (logs, event, up):
@@ -246,7 +253,7 @@ async def _all(followers: list[Follower]) -> None:
             group.create_task(follower.run())
 
 
-class _Nowhere:
+class Nowhere:
     """A stream for logs that only go into files."""
 
     def write(self, data: bytes) -> int:
@@ -258,7 +265,7 @@ class _Nowhere:
         return False
 
 
-def _ended(status: RunStatus | None, plan: RunPlan, log_dir: Path | None) -> dict[str, Any]:
+def ended_result(status: RunStatus | None, ranks: Iterable[int], log_dir: Path | None) -> dict[str, Any]:
     """The result of a run that was waited for; also written to `run.json` beside the logs."""
     if status is None or not status.final:
         return {"state": "unknown", "exit_code": EXIT_LOST, "message": "No node says how the run ended."}
@@ -266,7 +273,7 @@ def _ended(status: RunStatus | None, plan: RunPlan, log_dir: Path | None) -> dic
     files = []
     if log_dir is not None:
         (log_dir / "run.json").write_text(json.dumps(status.as_json(), indent=2) + "\n", encoding="utf-8")
-        files = [str(path) for path in (log_dir / f"rank-{node.rank}.log" for node in plan.nodes) if path.is_file()]
+        files = [str(path) for path in (log_dir / f"rank-{rank}.log" for rank in ranks) if path.is_file()]
     return {
         "state": status.state,
         "exit_code": code,

@@ -143,17 +143,12 @@ async def service_play(
     Raises:
         LambdactlError: the service cannot be run, a replica fails again and again, or its update was taken back.
     """
-    file = str(arguments.get("service_file") or "")
-    if not file:
-        raise SpecError("run_service.yml needs the variable service_file, the path of a service file.")
-    service = load(file, kind="service")
-    if not isinstance(service, ServiceSpec):
-        raise SpecError("This is not a service.", filename=file)
+    service = service_of(arguments)
     fleet, chosen = play_fleet(task_vars)
     content = await asyncio.to_thread(collect, replica_task(service))
     async with _transport(fleet, content) as transport:
         prepared = await prepare(
-            service, fleet, transport, _overrides(arguments),
+            service, fleet, transport, play_overrides(arguments),
             ingress=str(arguments.get("ingress") or "") or None, chosen=chosen, content=content,
         )  # fmt: skip
         plan, place = prepared.plan, prepared.place
@@ -212,7 +207,23 @@ def line(status: ServiceStatus) -> str:
     return f"{status.state}, {status.ready}/{status.wanted} ready" + (f" ({trouble})" if trouble else "")
 
 
-def _overrides(arguments: Mapping[str, Any]) -> ServiceOverrides:
+def service_of(arguments: Mapping[str, Any]) -> ServiceSpec:
+    """The service that the variables of run_service.yml name.
+
+    Raises:
+        SpecError: none, or something else.
+    """
+    file = str(arguments.get("service_file") or "")
+    if not file:
+        raise SpecError("run_service.yml needs the variable service_file, the path of a service file.")
+    service = load(file, kind="service")
+    if not isinstance(service, ServiceSpec):
+        raise SpecError("This is not a service.", filename=file)
+    return service
+
+
+def play_overrides(arguments: Mapping[str, Any]) -> ServiceOverrides:
+    """What the variables of run_service.yml change."""
     name = arguments.get("run_name")
     timeout = arguments.get("ready_timeout")
     seconds = parse_duration(str(timeout), name="service_ready_timeout") if timeout else READY_TIMEOUT

@@ -26,11 +26,16 @@ class ActionModule(PlayAction, ActionBase):
     hides_arguments = True
 
     def act(self, task_vars):
+        from lambdactl.provision.actions import is_kubernetes
         from lambdactl.provision.interrupts import Screen
-        from lambdactl.provision.runs import run_task
         from lambdactl.provision.task_options import task_options
         from lambdactl.run.screen import TerminalFilter
         from lambdactl.transport import run_sync
+
+        if is_kubernetes(task_vars):
+            from lambdactl.backends.kubernetes.play import run_task
+        else:
+            from lambdactl.provision.runs import run_task
 
         parent, display, check = os.getppid(), Display(), self._task.check_mode
         screen = Screen(display.display, TerminalFilter().feed)

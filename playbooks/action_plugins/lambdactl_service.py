@@ -25,8 +25,13 @@ class ActionModule(PlayAction, ActionBase):
     hides_arguments = True
 
     def act(self, task_vars):
-        from lambdactl.provision.services import service_play
+        from lambdactl.provision.actions import is_kubernetes
         from lambdactl.transport import run_sync
+
+        if is_kubernetes(task_vars):
+            from lambdactl.backends.kubernetes.play_service import service_play
+        else:
+            from lambdactl.provision.services import service_play
 
         arguments = self._task.args
 

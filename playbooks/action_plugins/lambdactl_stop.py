@@ -21,8 +21,13 @@ class ActionModule(PlayAction, ActionBase):
     """lambdactl_stop"""
 
     def act(self, task_vars):
-        from lambdactl.provision.runs import stop_play
+        from lambdactl.provision.actions import is_kubernetes
         from lambdactl.transport import run_sync
+
+        if is_kubernetes(task_vars):
+            from lambdactl.backends.kubernetes.play import stop_play
+        else:
+            from lambdactl.provision.runs import stop_play
 
         name = str(self.argument("run_name"))
         if not name:

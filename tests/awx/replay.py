@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.requirements import Requirement
 
 from tests.awx import credentials
 
@@ -72,8 +72,8 @@ def stock_environment(folder: Path, *extra: str) -> Path:
             source = Path(str(distribution.locate_file(top)))
             if source.exists() and not (packages / top).exists():
                 (packages / top).symlink_to(source)
-        needs = (item for item in distribution.requires or () if "extra ==" not in item)
-        wanted += [re.split(r"[^A-Za-z0-9._-]", item)[0] for item in needs]
+        needs = map(Requirement, distribution.requires or ())
+        wanted += [item.name for item in needs if item.marker is None or item.marker.evaluate({"extra": ""})]
     python = folder / "bin" / "python"
     for program, module in (("ansible-playbook", "playbook"), ("ansible-inventory", "inventory"), ("ansible", "adhoc")):
         (folder / "bin" / program).write_text(_ENTRY.format(python=python, module=module))

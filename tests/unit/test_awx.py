@@ -71,6 +71,38 @@ def test_every_module_takes_its_arguments(applied: dict[str, list[dict[str, Any]
     ]  # fmt: skip
 
 
+def test_a_cluster_has_the_templates_that_work_there(tmp_path: Path) -> None:
+    """awx_backend=kubernetes, by configure.yml and by the export: the kubeconfig in the place of the two keys."""
+    record = fake_collection.write(tmp_path)
+    (tmp_path / "kubeconfig").write_text("CANARY\n")
+    settings = {
+        "awx_project_url": "https://git.example.org/me/cluster.git",
+        "awx_backend": "kubernetes",
+        "awx_template_suffix": " on mk8s",
+    }
+    done = configure(tmp_path, {**settings, "awx_kubeconfig_file": str(tmp_path / "kubeconfig")})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "CANARY" not in done.stdout
+    calls = fake_collection.calls(record)
+    (credential,) = calls["credential"]
+    assert (credential["credential_type"], credential["inputs"]) == ("lambdactl kubeconfig", {"kubeconfig": "CANARY"})
+    assert [call["credential"] for call in calls["inventory_source"]] == ["lambdactl cluster"]
+    names = [f"lambdactl {what} on mk8s" for what in ("run task", "run service", "stop run")]
+    assert [(call["name"], call["credentials"]) for call in calls["job_template"]] == [
+        (name, ["lambdactl cluster"]) for name in names
+    ]
+    assert "workflow_job_template" not in calls
+    assets = export.assets(export.load(settings))
+    assert [asset["name"] for asset in assets["job_templates"]] == names
+    assert [asset["name"] for asset in assets["credentials"]] == ["lambdactl cluster"]
+    held = [asset["natural_key"] for kind in assets.values() for asset in kind]
+    assert [key for key in _keys(assets) if key not in held] == [{"name": "Default", "type": "organization"}] * len(
+        [key for key in _keys(assets) if key not in held]
+    )
+    with pytest.raises(SystemExit, match="awx_backend is k8s; it is ssh or kubernetes"):
+        export.assets(export.load({"awx_backend": "k8s"}))
+
+
 def test_the_workflow_goes_through_its_steps(applied: dict[str, list[dict[str, Any]]]) -> None:
     (workflow,) = applied["workflow_job_template"]
     nodes = {node["identifier"]: node for node in workflow["workflow_nodes"]}
