@@ -163,6 +163,7 @@ def test_killed_supervisors_and_stops_leave_nothing(cluster: Cluster) -> None:
     for victim, reasons in ((1, ("gang-failed", "runner-killed")), (0, ("runner-killed", "coordinator-lost"))):
         run = cluster.start(stubborn, stop_grace=0.5)
         cluster.running(run)
+        cluster.until(run, 0, lambda value: value["gang"]["state"] == "running")  # before, a peer waits a minute for it
         cluster.sh(victim, f"systemctl kill --kill-who=main -s KILL lambdactl-{run}.service")
         found = tuple(cluster.until(run, rank, lambda value: value["state"] in FINAL)["reason"] for rank in (0, 1))
         assert found == reasons
