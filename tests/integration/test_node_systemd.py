@@ -87,6 +87,11 @@ class Cluster:
             time.sleep(0.1)
         return value
 
+    def connected(self, run: str) -> None:
+        """All ranks run, and have heard of one another; before that, each waits a minute for the others."""
+        self.running(run)
+        self.until(run, 0, lambda value: value["gang"]["state"] == "running")
+
     def running(self, run: str, size: int = 2) -> None:
         for rank in range(size):
             self.until(run, rank, lambda value: value["state"] == "running")
@@ -162,8 +167,7 @@ def test_killed_supervisors_and_stops_leave_nothing(cluster: Cluster) -> None:
 
     for victim, reasons in ((1, ("gang-failed", "runner-killed")), (0, ("runner-killed", "coordinator-lost"))):
         run = cluster.start(stubborn, stop_grace=0.5)
-        cluster.running(run)
-        cluster.until(run, 0, lambda value: value["gang"]["state"] == "running")  # before, a peer waits a minute for it
+        cluster.connected(run)
         cluster.sh(victim, f"systemctl kill --kill-who=main -s KILL lambdactl-{run}.service")
         found = tuple(cluster.until(run, rank, lambda value: value["state"] in FINAL)["reason"] for rank in (0, 1))
         assert found == reasons
@@ -179,7 +183,7 @@ def test_killed_supervisors_and_stops_leave_nothing(cluster: Cluster) -> None:
 
 def test_lost_nodes(cluster: Cluster) -> None:
     run = cluster.start("sleep 5000", node_timeout=4, stop_grace=0.5)
-    cluster.running(run)
+    cluster.connected(run)
     cluster.sandbox.pause(cluster.names[1])
     try:
         value = cluster.finish(run)
@@ -192,7 +196,7 @@ def test_lost_nodes(cluster: Cluster) -> None:
         cluster.nothing_left(run, rank)
 
     run = cluster.start("sleep 5000", node_timeout=4, stop_grace=0.5)
-    cluster.running(run)
+    cluster.connected(run)
     cluster.sandbox.kill(cluster.names[1])
     value = cluster.finish(run)
     assert (value["gang"]["state"], value["gang"]["reason"]) == ("failed", "node-unreachable")
