@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,19 +159,19 @@ def test_an_update_fails_no_request_and_a_failing_one_is_taken_back(bed: Bed) ->
 def load(port: int, token: str = "none", *, through_a_proxy: bool = False) -> Callable[[], Any]:
     """A load until the returned function is called, which gives what it has seen."""
     script = ROOT / "tests" / "integration" / "http_load.py"
-    over = Path("/tmp/load-is-over")
-    over.unlink(missing_ok=True)
+    folder = tempfile.TemporaryDirectory(prefix="load-")  # of its own: other tests have loads at the same time
+    over = Path(folder.name, "over")
     # Without a proxy new connections only: a kept-open one ends with its replica, which a port-forward cannot hide.
     # With one POST, which it never sends a second time, so that nothing that fails is hidden.
     change = ('"GET"', '"POST"') if through_a_proxy else ("number % 2 == 0", "False")
-    text = script.read_text().replace(*change)
+    text = script.read_text().replace(*change).replace("/tmp/load-is-over", str(over))
     argv = [sys.executable, "-c", text, f"http://127.0.0.1:{port}/", token, "300", "3"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     def end() -> Any:
         over.touch()
         said, _ = process.communicate(timeout=PATIENCE)
-        over.unlink()
+        folder.cleanup()
         return json.loads(said)
 
     return end
