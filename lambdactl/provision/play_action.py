@@ -6,12 +6,13 @@ task's failure, one sentence.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from lambdactl.errors import LambdactlError
 
 
-class PlayAction:
+class PlayAction(ABC):
     """To be mixed into Ansible's ActionBase; `act` is the plugin's own part.
 
     Attributes:
@@ -25,9 +26,9 @@ class PlayAction:
     hides_arguments = False
     _task: Any
 
+    @abstractmethod
     def act(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """The keys of the task's result. Raises LambdactlError."""
-        raise NotImplementedError
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """What Ansible calls."""

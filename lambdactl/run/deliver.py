@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lambdactl.errors import CapacityError, LambdactlError
 from lambdactl.run.nodes import Problem, call_all, error_of, runner_command
 from lambdactl.transport.api import TransportError
-from lambdactl.transport.base import gather_all
+from lambdactl.transport.base import relay
 
 if TYPE_CHECKING:
     from lambdactl.run.tree import Blob
@@ -182,21 +182,9 @@ class _Delivery:
 
     async def _spread(self, sources: list[str], targets: list[str]) -> None:
         """Every complete node sends to one that is not, until all are."""
-        free: asyncio.Queue[str] = asyncio.Queue()
-        for name in sources:
-            free.put_nowait(name)
+        await relay(sources, targets, self._pass_on)
 
-        async def one(target: str) -> None:
-            source = await free.get()
-            try:
-                await self._pass_on(source, target)
-            finally:
-                free.put_nowait(source)
-            free.put_nowait(target)
-
-        await gather_all({target: one(target) for target in targets})
-
-    async def _pass_on(self, source: str, target: str) -> None:
+    async def _pass_on(self, source: str, target: str) -> bool:
         try:
             await self._push(source, target)
         except (TransportError, _Refused) as error:
@@ -204,6 +192,7 @@ class _Delivery:
                 raise _error(target, error) from None
             self._missing.update(await self._ask([target]))
             await self._upload(target)  # the nodes do not reach each other: from here, then
+        return True
 
     async def _push(self, source: str, target: str) -> None:
         node = {key: self._nodes[target].get(key) for key in ("name", "ip", "ssh_user", "ssh_port")}

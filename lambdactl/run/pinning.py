@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lambdactl.errors import SpecError
@@ -18,23 +19,36 @@ def pinned(task: TaskSpec, fleet: Fleet) -> set[str] | None:
     Raises:
         SpecError: an entry names no host of this fleet.
     """
+
+    def meant(selector: InstanceSelector) -> set[str]:
+        if names := {host.name for host in fleet.hosts if _means(selector, host, fleet)}:
+            return names
+        known = listed([host.name for host in fleet.hosts])
+        raise SpecError(
+            f"'instances' names {shown(selector)}, which is no host of {fleet.name} (hosts: {known}).",
+            filename=task.source.filename,
+            line=line_in(task, "instances"),
+        )
+
+    return names_of(task, fleet.name, meant)
+
+
+def names_of(task: TaskSpec, fleet: str, meant: Callable[[InstanceSelector], set[str]]) -> set[str] | None:
+    """What all selectors together mean that are not about other fleets; None when there are none."""
     if not task.instances:
         return None
-    found: set[str] = set()
-    for selector in task.instances:
-        if selector.fleet is not None and selector.fleet.rpartition("/")[2] != fleet.name:
-            continue  # it is about another fleet
-        names = {host.name for host in fleet.hosts if _means(selector, host, fleet)}
-        if not names:
-            shown = selector.name or selector.hostname or selector.instance
-            raise SpecError(
-                f"'instances' names {shown}, which is no host of {fleet.name} (hosts: "
-                f"{', '.join(host.name for host in fleet.hosts[:8])}{', ...' if len(fleet.hosts) > 8 else ''}).",
-                filename=task.source.filename,
-                line=line_in(task, "instances"),
-            )
-        found |= names
-    return found
+    mine = [one for one in task.instances if one.fleet is None or one.fleet.rpartition("/")[2] == fleet]
+    return set().union(*(meant(selector) for selector in mine))
+
+
+def shown(selector: InstanceSelector) -> str:
+    """A selector in a message."""
+    return str(selector.name or selector.hostname or selector.instance)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first eight names."""
+    return f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
 
 
 def _means(selector: InstanceSelector, host: FleetHost, fleet: Fleet) -> bool:

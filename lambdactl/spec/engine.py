@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, Generic, TypeVar
@@ -20,19 +21,19 @@ T = TypeVar("T")
 Schema = dict[str, Any]
 
 
-class Kind(Generic[T]):
+class Kind(ABC, Generic[T]):
     """What a value may be. ``label`` names it in the reference page; ``wanted`` ends "... must be ..."."""
 
     label: str
     wanted: str
 
+    @abstractmethod
     def read(self, node: Node) -> T:
         """The value of a node; raises Problem."""
-        raise NotImplementedError
 
+    @abstractmethod
     def schema(self, definitions: dict[str, Schema]) -> Schema:
         """JSON Schema of the value; structs put themselves into ``definitions`` and return a reference."""
-        raise NotImplementedError
 
     def structs(self) -> Sequence[Struct[Any]]:
         """The structs inside, for the reference page."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -208,6 +208,33 @@ async def gather_all(work: Mapping[str, Coroutine[Any, Any, T]]) -> dict[str, T]
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         raise
     return {name: task.result() for name, task in tasks.items()}
+
+
+async def relay(sources: Iterable[T], targets: Sequence[T], pass_on: Callable[[T, T], Awaitable[bool]]) -> list[T]:
+    """Whoever has something passes it on to one that has not, each to one at a time, until all have it.
+
+    Args:
+        pass_on: from the first to the second; whether the second has it now, and can pass it on as well.
+
+    Returns:
+        The targets that were not reached.
+    """
+    free: asyncio.Queue[T] = asyncio.Queue()
+    for source in sources:
+        free.put_nowait(source)
+
+    async def one(target: T) -> bool:
+        source = await free.get()
+        try:
+            reached = await pass_on(source, target)
+        finally:
+            free.put_nowait(source)
+        if reached:
+            free.put_nowait(target)
+        return reached
+
+    done = await gather_all({str(number): one(target) for number, target in enumerate(targets)})
+    return [target for target, reached in zip(targets, done.values(), strict=True) if not reached]
 
 
 async def shielded(work: Awaitable[T]) -> T:

@@ -62,10 +62,7 @@ def check_a_service(desk: Desk) -> None:
     desk.run("logs", name)
     desk.run("stop", name, "-y")
     attached.communicate(timeout=PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while left := desk.left_of_service("web"):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.5)
+    gone(desk, "web")
 
 
 def check_probes_beside_the_replicas(desk: Desk) -> None:
@@ -110,8 +107,13 @@ def check_the_proxy_of_services(desk: Desk) -> None:
     assert (status["state"], status["path"], status["auth"], status["proxy"]) == ("running", path, True, "")
     desk.run("stop", name, "-y")
     attached.communicate(timeout=PATIENCE)
+    gone(desk, "token")
+
+
+def gone(desk: Desk, what: str) -> None:
+    """Wait until nothing of a service is left."""
     deadline = time.monotonic() + PATIENCE
-    while left := desk.left_of_service("token"):
+    while left := desk.left_of_service(what):
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import CapacityError, LambdactlError
 from lambdactl.run.deliver import Progress
-from lambdactl.transport.base import gather_all
+from lambdactl.transport.base import gather_all, relay
 
 from .archive import LIST, PIECE, Item, Piece, archive, bundle, items
 from .errors import APIError
@@ -218,29 +218,10 @@ class _Delivery:
         if second is None:
             unreached += rest
         else:
-            unreached += await self._spread_from([first, second], rest, listed)
+            unreached += await relay([first, second], rest, lambda source, rank: self._pass_on(source, rank, listed))
         if unreached:
             self._most += sum(rank.left(self._size) for rank in unreached)
             await self._send(unreached)
-
-    async def _spread_from(self, sources: Sequence[_Rank], others: Sequence[_Rank], listed: list[Piece]) -> list[_Rank]:
-        """The ranks that were not reached."""
-        free: asyncio.Queue[_Rank] = asyncio.Queue()
-        for source in sources:
-            free.put_nowait(source)
-
-        async def one(rank: _Rank) -> bool:
-            source = await free.get()
-            try:
-                reached = await self._pass_on(source, rank, listed)
-            finally:
-                free.put_nowait(source)
-            if reached:
-                free.put_nowait(rank)
-            return reached
-
-        done = await gather_all({rank.pod: one(rank) for rank in others})
-        return [rank for rank in others if not done[rank.pod]]
 
     async def _pass_on(self, source: _Rank, rank: _Rank, listed: list[Piece]) -> bool:
         """Everything from rank to rank; what is still lacking where that cannot be is in `rank.lacks`."""

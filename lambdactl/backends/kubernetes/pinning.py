@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lambdactl.errors import CapacityError, LambdactlError, SpecError
+from lambdactl.run.pinning import listed, names_of, shown
 from lambdactl.spec import TaskSpec, line_in
 
 from . import labels
@@ -30,23 +31,21 @@ def pinned(task: TaskSpec, fleet: KubeFleet, nodes: Sequence[KubeNode]) -> froze
         SpecError: an entry names no node.
         CapacityError: it names none of this cluster, and the fleet has others.
     """
-    if not task.instances:
-        return None
-    found: set[str] = set()
-    for selector in task.instances:
-        if selector.fleet is not None and selector.fleet.rpartition("/")[2] != fleet.name:
-            continue  # it is about another fleet
+
+    def meant(selector: InstanceSelector) -> set[str]:
         names = {node.name for index, node in enumerate(nodes) if _means(selector, index, node, fleet.name)}
         if not names:
             raise _unknown(selector, task, fleet, nodes)
-        found |= names
-    return frozenset(found)
+        return names
+
+    found = names_of(task, fleet.name, meant)
+    return None if found is None else frozenset(found)
 
 
 def _unknown(selector: InstanceSelector, task: TaskSpec, fleet: KubeFleet, nodes: Sequence[KubeNode]) -> LambdactlError:
     text = (
-        f"'instances' names {selector.name or selector.hostname or selector.instance}, which is no node of the cluster "
-        f"(nodes: {', '.join(node.name for node in nodes[:8])}{', ...' if len(nodes) > 8 else ''})."
+        f"'instances' names {shown(selector)}, which is no node of the cluster "
+        f"(nodes: {listed([node.name for node in nodes])})."
     )
     if len(fleet.targets) > 1:
         return CapacityError(text)

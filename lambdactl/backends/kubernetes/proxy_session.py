@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .proxy_objects import NAME, SELECTOR
 from .resources import PODS
-from .watched import Watch, Watched
-from .watching import DELETED
+from .watched import Watch, WatchedPods
 
 if TYPE_CHECKING:
     from .client import Client
 
 
-class ProxySession(Watched):
+class ProxySession(WatchedPods):
     """The proxy's pods as they were heard of last."""
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
         self.name = NAME
-        self.pods: dict[str, dict[str, Any]] = {}
 
     def unready(self) -> str:
         """What a connection is told for which no pod is ready."""
         return f"the proxy {NAME} has no pod that is ready; see `kubectl describe pod -l {SELECTOR}`."
-
-    def _take(self, kind: str, pod: dict[str, Any]) -> None:
-        name = pod["metadata"]["name"]
-        if kind == DELETED or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            self.pods.pop(name, None)
-        else:
-            self.pods[name] = pod
 
 
 @asynccontextmanager
@@ -43,5 +34,5 @@ async def open_proxy(client: Client) -> AsyncIterator[ProxySession]:
         APIError: the API refuses, or cannot be reached.
     """
     session = ProxySession(client)
-    async with session.watching([Watch(PODS, session._take, labels=SELECTOR, first=True)]):
+    async with session.watching([Watch(PODS, session.take_pod, labels=SELECTOR, first=True)]):
         yield session

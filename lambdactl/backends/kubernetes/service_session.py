@@ -12,7 +12,7 @@ from lambdactl.run.service_control import ServiceStatus
 from . import labels
 from .resources import DEPLOYMENTS, EVENTS, PODS
 from .service_view import status_of
-from .watched import Watch, Watched
+from .watched import Watch, WatchedPods
 from .watching import DELETED
 
 if TYPE_CHECKING:
@@ -23,14 +23,13 @@ _SAYS_NOTHING = re.compile(r"statuscode: 599|not asked yet")
 _SAID = {"Pulling": "pulls its image", "Pulled": "has its image"}
 
 
-class ServiceSession(Watched):
+class ServiceSession(WatchedPods):
     """What is known of one service; `deployment` is None once it is gone."""
 
     def __init__(self, client: Client, name: str) -> None:
         super().__init__(client)
         self.name = name
         self.deployment: dict[str, Any] | None = None
-        self.pods: dict[str, dict[str, Any]] = {}
         self.remarks: dict[str, str] = {}
 
     @property
@@ -46,13 +45,6 @@ class ServiceSession(Watched):
 
     def _take_deployment(self, kind: str, item: dict[str, Any]) -> None:
         self.deployment = None if kind == DELETED else item
-
-    def _take_pod(self, kind: str, pod: dict[str, Any]) -> None:
-        name = pod["metadata"]["name"]
-        if kind == DELETED or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            self.pods.pop(name, None)
-        else:
-            self.pods[name] = pod
 
     def _take_event(self, kind: str, event: dict[str, Any]) -> None:
         name = str((event.get("involvedObject") or {}).get("name"))
@@ -80,7 +72,7 @@ async def open_service(client: Client, name: str) -> AsyncIterator[ServiceSessio
     session = ServiceSession(client, name)
     watches = [
         Watch(DEPLOYMENTS, session._take_deployment, fields=f"metadata.name={name}", first=True),
-        Watch(PODS, session._take_pod, labels=f"{labels.SERVICE}={name}", first=True),
+        Watch(PODS, session.take_pod, labels=f"{labels.SERVICE}={name}", first=True),
         Watch(EVENTS, session._take_event, fields="involvedObject.kind=Pod"),
     ]
     async with session.watching(watches):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import APIError
-from .watching import SYNCED
+from .watching import DELETED, SYNCED
 
 if TYPE_CHECKING:
     from .client import Client
@@ -98,3 +98,19 @@ class Watched:
         """The failure of another watch ends this, too."""
         while not event.is_set():
             await self._next_change()
+
+
+class WatchedPods(Watched):
+    """Pods that are watched, by their names, as long as they have not ended."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.pods: dict[str, dict[str, Any]] = {}
+
+    def take_pod(self, kind: str, pod: dict[str, Any]) -> None:
+        """What a watch of the pods calls."""
+        name = pod["metadata"]["name"]
+        if kind == DELETED or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            self.pods.pop(name, None)
+        else:
+            self.pods[name] = pod

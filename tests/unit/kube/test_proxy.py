@@ -17,7 +17,7 @@ from tests.fakes.kube import FakeCluster, FakeNode
 from tests.fakes.kube.process import usable
 from tests.live.desk import Desk, environment
 from tests.unit.kube.bed import limited
-from tests.unit.kube.test_services import PATIENCE, Attached, Bed, load, restarts
+from tests.unit.kube.test_services import PATIENCE, Attached, Bed, load, restarts, running_bed
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 pytestmark = pytest.mark.skipif(
@@ -61,12 +61,8 @@ stop_duration: 1s
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    folder = tmp_path_factory.mktemp("proxy")
-    with FakeCluster([FakeNode("node-1"), FakeNode("node-2")], mode="process") as cluster:
-        env = environment(folder, str(folder), LAMBDACTL_KUBECONFIG=str(folder / "kubeconfig"))
-        desk = Desk(folder, limited(cluster, folder), env, "any", fake=True)
-        desk.fleet()
-        yield Bed(cluster, desk)
+    with running_bed(tmp_path_factory.mktemp("proxy")) as bed:
+        yield bed
 
 
 @pytest.fixture

@@ -70,14 +70,20 @@ class Bed:
         return [pod for pod in self.cluster.objects(PODS) if "deletionTimestamp" not in pod["metadata"]]
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    folder = tmp_path_factory.mktemp("services")
+@contextlib.contextmanager
+def running_bed(folder: Path) -> Iterator[Bed]:
+    """Two nodes, a fleet of them, and a user with exactly the rights of the manifest."""
     with FakeCluster([FakeNode("node-1"), FakeNode("node-2")], mode="process") as cluster:
         env = environment(folder, str(folder), LAMBDACTL_KUBECONFIG=str(folder / "kubeconfig"))
         desk = Desk(folder, limited(cluster, folder), env, "any", fake=True)
         desk.fleet()
         yield Bed(cluster, desk)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    with running_bed(tmp_path_factory.mktemp("services")) as bed:
+        yield bed
 
 
 @pytest.fixture
