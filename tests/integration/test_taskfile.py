@@ -194,7 +194,7 @@ def test_a_python_of_the_hosts_own_is_a_virtual_environment_or_one_sentence(desk
     assert refused.rc == 3
     assert "worker-0 has Python 3.11 without its module venv, and no uv" in refused.err
     install = "DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3.11-venv"
-    desk.on("worker-0", f"{install} >/dev/null")
+    desk.on("worker-0", f"(apt-get -qq update && {install}) >/dev/null")  # the image has no lists of packages
     done = desk.apply(path)
     assert done.rc == 0, done.err
     version, *programs = done.out.splitlines()
