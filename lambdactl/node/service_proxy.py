@@ -70,7 +70,8 @@ def differences(name: str, places: Mapping[int, Place], shown: Mapping[int, Plac
         server = f"service-{name}/r{slot}"
         if want is None:
             if now.state != "maint":
-                commands.append(f"set server {server} state maint")
+                # It closes what is under way there by itself, unless its own check had found the server down before.
+                commands += [f"set server {server} state maint", f"shutdown sessions server {server}"]
             continue
         if (want.ip, want.port) != (now.ip, now.port):
             if now.state != "maint":

@@ -112,7 +112,8 @@ def is_settled(value: dict[str, Any]) -> bool:
 def is_alive(run: str) -> bool:
     """Whether the rank's supervisor runs, or is being started right now."""
     folder = paths.run_dir(run)
-    return locks.is_held(folder + "/rank.lock") or locks.is_held(folder + "/start.lock")
+    # In this order: a supervisor takes its own lock before its starter lets go of the other one.
+    return locks.is_held(folder + "/start.lock") or locks.is_held(folder + "/rank.lock")
 
 
 def run_ids() -> list[str]:

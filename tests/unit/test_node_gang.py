@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from lambdactl.node import coordinator
+from lambdactl.node import state as node_state
 from lambdactl.node.gang import Gang
 from lambdactl.node.spec import Job
 from tests.unit.node_bed import PYTHONS, Bed, command_lines, kill
@@ -300,3 +303,13 @@ def test_a_run_that_is_to_end_has_its_links_at_once(monkeypatch: pytest.MonkeyPa
     run.observe_own(WAIT)
     run.ask_stop("stopped-by-user", None, abort=False, grace=None)
     assert links.opened == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations_with_replacement(range(3), 2)))
+def test_a_run_is_alive_whenever_one_looks_while_its_supervisor_takes_over(
+    monkeypatch: pytest.MonkeyPatch, first: int, second: int
+) -> None:
+    held = ({"start.lock"}, {"start.lock", "rank.lock"}, {"rank.lock"})
+    moments = iter((first, second))
+    monkeypatch.setattr(node_state.locks, "is_held", lambda path: os.path.basename(path) in held[next(moments)])
+    assert node_state.is_alive(RUN)

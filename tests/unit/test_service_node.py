@@ -199,6 +199,7 @@ def test_what_the_proxy_is_told() -> None:
     assert service_proxy.differences("web", wanted, shown) == [
         "set server service-web/r0 state drain",
         "set server service-web/r1 state maint",
+        "shutdown sessions server service-web/r1",
         "set server service-web/r2 state maint",
         "set server service-web/r2 addr 10.0.0.9 port 8000",
         "set server service-web/r2 state ready",
