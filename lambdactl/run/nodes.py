@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from lambdactl.errors import CapacityError, ConnectionFailed, LambdactlError
 from lambdactl.transport.api import Completed, Failure, FailureKind
 
 if TYPE_CHECKING:
-    from lambdactl.transport.api import Runner
+    from lambdactl.transport.api import Outcome, Runner
 
 # One line of POSIX shell: root needs no sudo; LAMBDACTL_ROOT is a runner without root and systemd. The system's own
 # Python comes first, because a login user's PATH may lead to a virtual environment. 96 and 97 are our exit codes.
@@ -29,6 +30,8 @@ _RUNNER = (
 # Refusals that another moment may lift: in use, kept for a run that comes first, the name is taken.
 CAPACITY_CODES = ("busy", "queued", "exists")
 _EXIT_NO_RUNNER, _EXIT_NO_SUDO = 96, 97
+# Seconds that the other hosts get once it is known what was asked for: more than any host that is well needs.
+OTHERS_GET = 1.0
 
 
 def runner_command(verb: str) -> str:
@@ -66,6 +69,9 @@ def error_of(code: str | None, sentence: str) -> LambdactlError:
 
 
 Reply = dict[str, Any]
+Answers: TypeAlias = Mapping[str, Reply | Problem]
+# Asked after each answer, with all that have come: whether they say what was asked for, whatever the others may say.
+Settled: TypeAlias = Callable[[Answers], bool]
 
 
 async def call(
@@ -90,11 +96,44 @@ async def call(
 
 
 async def call_all(
-    transport: Runner, requests: Mapping[str, Mapping[str, Any]], *, timeout: float | None = 60
+    transport: Runner,
+    requests: Mapping[str, Mapping[str, Any]],
+    *,
+    timeout: float | None = 60,
+    settled: Settled | None = None,
 ) -> dict[str, Reply | Problem]:
-    """Like `call` with one request a node."""
+    """Like `call` with one request a node.
+
+    Args:
+        settled: once it holds, the other hosts get `OTHERS_GET` seconds more, so that one that is frozen does not keep
+            up a question that it has no say in. Those that are silent then are Problems.
+    """
+    if settled is not None:
+        return await _until_settled(transport, requests, timeout, settled)
     answers = await call(transport, {host: [request] for host, request in requests.items()}, timeout=timeout)
     return {host: answer if isinstance(answer, Problem) else answer[0] for host, answer in answers.items()}
+
+
+async def _until_settled(
+    transport: Runner, requests: Mapping[str, Mapping[str, Any]], timeout: float | None, settled: Settled
+) -> dict[str, Reply | Problem]:
+    payloads = {host: (runner_command("serve"), _line(1, request)) for host, request in requests.items()}
+    come: dict[str, Reply | Problem] = {}
+    try:
+        async with asyncio.timeout(None) as limit:
+
+            def heard(host: str, outcome: Outcome) -> None:
+                answer = _replies(host, outcome, 1)
+                come[host] = answer if isinstance(answer, Problem) else answer[0]
+                if limit.when() is None and settled(come):
+                    limit.reschedule(asyncio.get_running_loop().time() + OTHERS_GET)
+
+            await transport.fan_out(payloads, timeout=timeout, on_result=heard)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    silent = {host: Problem(host, "timeout", "it has not answered in time.") for host in requests if host not in come}
+    return {host: silent.get(host) or come[host] for host in requests}
 
 
 def same(hosts: Iterable[str], **request: Any) -> dict[str, dict[str, Any]]:

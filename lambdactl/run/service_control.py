@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambdactl.errors import LambdactlError
-from lambdactl.run.nodes import Problem, call_all, same
+from lambdactl.run.nodes import Answers, Problem, call_all, same
 from lambdactl.run.service import ServicePlan
 from lambdactl.transport.api import Runner
 
@@ -100,17 +100,29 @@ async def fetch_ingresses(transport: Runner, hosts: Iterable[str]) -> dict[str, 
 async def fetch_services(
     transport: Runner, hosts: Iterable[str], name: str | None = None
 ) -> tuple[list[ServiceStatus], dict[str, Problem]]:
-    """Ask the hosts for their services (or for one); a host is an ingress when it has any."""
-    answers = await call_all(transport, same(hosts, op="service-status", service=name))
+    """Ask the hosts for their services (or for one); a host is an ingress when it has any.
+
+    One that was asked for and goes on is only where it was found: then a host that is silent is waited for no longer.
+    """
+    request = same(hosts, op="service-status", service=name)
+    answers = await call_all(transport, request, settled=_goes_on if name is not None else None)
     problems = {host: answer for host, answer in answers.items() if isinstance(answer, Problem)}
-    found = [
+    # An older runner does not know services: that is no service, and no problem.
+    return _services(answers), {host: problem for host, problem in problems.items() if problem.code != "bad-request"}
+
+
+def _services(answers: Answers) -> list[ServiceStatus]:
+    return [
         ServiceStatus(host, data)
         for host, answer in answers.items()
         if not isinstance(answer, Problem)
         for data in answer.get("services", ())
     ]
-    # An older runner does not know services: that is no service, and no problem.
-    return found, {host: problem for host, problem in problems.items() if problem.code != "bad-request"}
+
+
+def _goes_on(answers: Answers) -> bool:
+    """Whether a service is there that has not ended; what is left of an ended one may be older than one elsewhere."""
+    return any(not status.final for status in _services(answers))
 
 
 async def apply_service(transport: Runner, plan: ServicePlan) -> tuple[str | None, ServiceStatus]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lambdactl.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST, EXIT_MAX_DURATION, EXIT_OK
 from lambdactl.run.dev import described
-from lambdactl.run.nodes import Problem, call_all, same
+from lambdactl.run.nodes import Answers, Problem, Reply, call_all, same
 from lambdactl.transport.api import Runner
 
 FINAL = frozenset({"done", "failed", "stopped"})
@@ -119,24 +119,47 @@ async def fetch_runs(
 ) -> tuple[list[RunStatus], dict[str, Problem]]:
     """Ask the nodes for their runs (or for one, by name or id).
 
+    A host that does not answer is waited for no longer once all ranks of the wanted run have answered.
+
     Returns:
         The runs, newest first, and the hosts that gave no answer.
     """
-    answers = await call_all(transport, same(hosts, op="status", run=run))
+
+    def whole(answers: Answers) -> bool:
+        return any(_is_whole(status, run) for status in _runs(answers))
+
+    answers = await call_all(transport, same(hosts, op="status", run=run), settled=whole if run is not None else None)
     problems = {host: answer for host, answer in answers.items() if isinstance(answer, Problem)}
+    runs = _runs(answers)
+    tickets = [ticket for _, answer in _replies(answers) for ticket in answer.get("queue") or ()]
+    known = {status.run_id for status in runs}
+    # A run that has just reserved its nodes still has its ticket: its ranks are the news.
+    runs += [status for status in waiting(tickets) if status.run_id not in known and status.is_named(run)]
+    return sorted(runs, key=lambda status: status.submitted_at, reverse=True), problems
+
+
+def _replies(answers: Answers) -> list[tuple[str, Reply]]:
+    return [(host, answer) for host, answer in answers.items() if not isinstance(answer, Problem)]
+
+
+def _runs(answers: Answers) -> list[RunStatus]:
+    """The runs of which a rank has answered."""
     ranks: dict[str, list[dict[str, Any]]] = {}
-    tickets: list[Mapping[str, Any]] = []
-    for host, answer in answers.items():
-        if isinstance(answer, Problem):
-            continue
-        tickets += answer.get("queue") or ()
+    for host, answer in _replies(answers):
         for rank in answer.get("ranks", ()):
             ranks.setdefault(str(rank["run_id"]), []).append({**rank, "node": host})
-    unseen = {host: problem.message for host, problem in problems.items()}
-    runs = [combine(states, unseen) for states in ranks.values()]
-    # A run that has just reserved its nodes still has its ticket: its ranks are the news.
-    runs += [status for status in waiting(tickets) if status.run_id not in ranks and status.is_named(run)]
-    return sorted(runs, key=lambda status: status.submitted_at, reverse=True), problems
+    unseen = {host: answer.message for host, answer in answers.items() if isinstance(answer, Problem)}
+    return [combine(states, unseen) for states in ranks.values()]
+
+
+def _is_whole(status: RunStatus, key: str | None) -> bool:
+    """Whether no host that is silent could change what is known of the run that a key means.
+
+    An active run has its name for itself in its fleet; one that has ended, or a schedule, may have a newer namesake.
+    """
+    unique = key == status.run_id or not (status.final or status.state == "scheduled")
+    nodes = status.ranks[0].get("nodes_num")  # None while its nodes are only reserved
+    return unique and nodes is not None and len(status.ranks) >= nodes
 
 
 def in_order(tickets: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -123,10 +123,14 @@ def kill(process: Process) -> None:
     """End a process now, with all that it started, and close our ends of its pipes.
 
     The master of a connection holds the other ends for as long as the remote command runs, and asyncio's wait() returns
-    only when the pipes are closed too. asyncio has no public way to close them.
+    only when the pipes are closed too. asyncio has no public way to close them. Closing its whole transport would also
+    look whether the process has ended, and thereby reap it under asyncio's own watcher, which says so on the terminal.
     """
     send_signal(process, signal.SIGKILL)
-    process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way
+    transport = process._transport  # type: ignore[attr-defined]  # asyncio has no other way
+    for descriptor in range(3):
+        if (pipe := transport.get_pipe_transport(descriptor)) is not None:
+            pipe.close()
 
 
 async def reap(process: Process) -> None:
