@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from lambdactl.cli import ReaderGone
 from lambdactl.cli.backend import backend_app
 from lambdactl.cli.gc import gc
 from lambdactl.cli.groups import fleet_app, playbook_app, run_app, sandbox_app
@@ -29,8 +31,18 @@ from lambdactl.cli.options import (
 from lambdactl.cli.scheduled import scheduled
 from lambdactl.cli.secret import secret_app
 
+
+class _Root(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+
 app = typer.Typer(
     name="lambdactl",
+    cls=_Root,
     help="Make a rented GPU cluster ready, prove it, and run distributed work on it, from dstack's YAML files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

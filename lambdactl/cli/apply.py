@@ -56,6 +56,7 @@ def run(file: str | None, options: Options) -> int:
         from lambdactl.cli import apply_fleet
 
         return apply_fleet.run(parsed, path, options)
+    _refuse_misplaced(path, options)
     from lambdactl.cli.run_options import effective
 
     parsed = effective(parsed, options)
@@ -70,6 +71,20 @@ def run(file: str | None, options: Options) -> int:
     from lambdactl.cli import apply_service
 
     return apply_service.run(parsed, options)
+
+
+def _refuse_misplaced(path: str, options: Options) -> None:
+    """A file of a run with a fleet's options: who asks for a dry run must not get a run."""
+    for name in ("check", "force"):
+        if getattr(options, name):
+            raise SpecError(
+                f"--{name} is for fleet files; without it and without -y, what a run will do is shown and asked first.",
+                filename=path,
+            )
+    if options.log_dir is not None and not options.detach:
+        from lambdactl.run.screen import log_folder
+
+        log_folder(options.log_dir)  # before there is a run, whose log could then not be written
 
 
 def find_file(file: str | None) -> str:

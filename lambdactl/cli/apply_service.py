@@ -9,6 +9,7 @@ from lambdactl import spec
 from lambdactl.cli import delivery, kube_runs, service_record
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, err, note, print_table
+from lambdactl.cli.run_options import seconds_of
 from lambdactl.cli.select import choose_fleet
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
@@ -54,7 +55,7 @@ def _overrides(options: Options) -> ServiceOverrides:
         name=options.name,
         env=env,
         container_engine=check_engine(options.engine, name="--engine"),
-        pull_timeout=spec.parse_duration(options.pull_timeout) if options.pull_timeout is not None else None,
+        pull_timeout=seconds_of("--pull-timeout", options.pull_timeout),
     )
     return ServiceOverrides(run, ready_timeout=timeouts[0], node_timeout=timeouts[1])
 

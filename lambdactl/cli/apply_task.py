@@ -13,6 +13,7 @@ from lambdactl.cli import delivery, kube_runs, scheduling, waiting
 from lambdactl.cli.apply import Options
 from lambdactl.cli.console import confirm, duration, err, note, print_table
 from lambdactl.cli.following import follow_to_end, report_end
+from lambdactl.cli.run_options import seconds_of
 from lambdactl.cli.select import choose_fleet
 from lambdactl.cli.submission import Refused, Submission
 from lambdactl.errors import EXIT_OK, CapacityError, Interrupted, LambdactlError, SpecError
@@ -55,16 +56,16 @@ def run(task: spec.TaskSpec, options: Options, *, dev: DevRun | None = None) -> 
 def _overrides(options: Options) -> Overrides:
     if options.name is not None:
         spec.parse_name(options.name, name="--name")
-    node_timeout = spec.parse_duration(options.node_timeout)
+    node_timeout = spec.parse_duration(options.node_timeout, name="--node-timeout")
     if not node_timeout:
         raise SpecError("--node-timeout must be a length of time such as 30s or 2m.")
     return Overrides(
         name=options.name,
         env=tuple(spec.parse_env_item(item) for item in options.env),
-        max_duration=spec.parse_duration(options.max_duration) if options.max_duration is not None else None,
+        max_duration=seconds_of("--max-duration", options.max_duration),
         node_timeout=float(node_timeout),
         container_engine=check_engine(options.engine, name="--engine"),
-        pull_timeout=spec.parse_duration(options.pull_timeout) if options.pull_timeout is not None else None,
+        pull_timeout=seconds_of("--pull-timeout", options.pull_timeout),
         args=options.arguments,
     )
 

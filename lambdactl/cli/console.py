@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lambdactl.cli import ReaderGone
 from lambdactl.errors import SpecError
 
 if TYPE_CHECKING:
@@ -17,16 +21,22 @@ if TYPE_CHECKING:
 
 def out() -> Console:
     """The console of results."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=False)
+    return _console(soft_wrap=False)
 
 
 def err() -> Console:
     """The console of progress, notes and questions."""
+    return _console(stderr=True)
+
+
+def _console(**options: Any) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise ReaderGone
+
+    return Ours(highlight=False, **options)
 
 
 def note(text: str) -> None:
@@ -94,7 +104,24 @@ def confirm(question: str, *, yes: bool) -> bool:
     if not sys.stdin.isatty():
         raise SpecError(f"{question} Nobody can answer here; pass -y to go on without a question.")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    with _interruptible():
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a question. asyncio would note the first one and leave it to an `await`, which no question has."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def size(amount: float | None) -> str:

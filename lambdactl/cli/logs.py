@@ -37,7 +37,10 @@ def run(
         return EXIT_OK
     if code is not None:
         return code
-    key = services.replica_of(key, fleet, replica) or key
+    of_service = services.replica_of(key, fleet, replica)
+    if of_service is None and replica is not None:
+        raise SpecError(f"no service named {key} is known; --replica is for services, --rank for runs.")
+    key = of_service or key
 
     async def body() -> int:
         async with kube_runs.found_run(key, fleet) as kubernetes:

@@ -23,6 +23,11 @@ def effective(run: RunSpec, options: Options) -> Any:
     return _with_resources(_with_profile(run, options), options)
 
 
+def seconds_of(option: str, text: str | None) -> int | None:
+    """The seconds of an option that is a length of time; None where it was not given. Raises SpecError."""
+    return None if text is None else spec.parse_duration(text, name=option)
+
+
 def profiles_file(run: RunSpec) -> Path | None:
     """The file of profiles that a run's file is looked up in: here, beside the file, or at home."""
     filename = run.source.filename

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lambdactl.errors import SpecError
+
 secret_app = typer.Typer(help="Secrets that task files refer to, kept on this machine.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, '_' and '-'.")]
@@ -22,9 +24,12 @@ def set_secret(name: NameArgument) -> None:
     if sys.stdin.isatty():
         import getpass
 
-        value = getpass.getpass(f"Value of {name}: ")
+        try:
+            value = getpass.getpass(f"Value of {name}: ")
+        except EOFError:
+            raise SpecError(f"no value was given; {name} is as it was.") from None
     else:
-        value = sys.stdin.read(secrets.MAX_SIZE + 2).removesuffix("\n")
+        value = sys.stdin.buffer.read(secrets.MAX_SIZE + 2).decode(errors="surrogateescape").removesuffix("\n")
     secrets.put(name, value)
     note(f"{name} is set.")
 

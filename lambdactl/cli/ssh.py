@@ -18,6 +18,8 @@ from lambdactl.state import State
 
 def run(host: str, command: list[str], fleet_option: str | None, rank: int | None = None) -> int:
     """Replace this process by ssh, so that the terminal, signals and the exit code are ssh's own."""
+    if command[:1] == ["--"]:  # as ssh itself takes it, and many write it before a command with options
+        command = command[1:]
     if (code := kube_ssh.run(host, command, fleet_option, rank)) is not None:
         return code
     if rank is not None:

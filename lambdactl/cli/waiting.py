@@ -72,7 +72,7 @@ def show_holders(views: Mapping[str, NodeView], short: Shortage, *, waits: bool)
 def holders(views: Mapping[str, NodeView], placement: Placement, nodes: int) -> list[Sequence[object]]:
     """A row a run, those first that end first.
 
-    "THEN FREE" counts the hosts that could take the new run once this one and all above it have ended.
+    "THEN FREE" counts how many of the hosts that it needs the new run could take when this and all above have ended.
     """
     by_run: dict[str, dict[str, Lease]] = {}
     for name in placement.busy:
@@ -88,7 +88,7 @@ def holders(views: Mapping[str, NodeView], placement: Placement, nodes: int) -> 
     for run in sorted(by_run, key=soonest):
         gone.add(run)
         lease = next(iter(by_run[run].values()))
-        free = sum(_fits_without(placement, views[name], gone) for name in placement.wants)
+        free = min(nodes, sum(_fits_without(placement, views[name], gone) for name in placement.wants))
         gpus = sum(len(held.get("gpus") or ()) for held in by_run[run].values())
         ends = clock(lease["ends"]) if lease.get("ends") else "unknown"
         owner, since = lease.get("owner") or "-", clock(lease["since"]) if lease.get("since") else "-"

@@ -32,6 +32,7 @@ from lambdactl.run.status import FINAL, RunStatus, fetch_runs
 from lambdactl.run.submit import submit
 from lambdactl.run.survey import survey
 from lambdactl.spec import DevEnvironmentSpec, TaskSpec, load
+from lambdactl.transport.base import gather_all
 
 if TYPE_CHECKING:
     from lambdactl.transport.api import Transport
@@ -248,9 +249,7 @@ async def _until_up(plan: RunPlan, followers: list[Follower], transport: Transpo
 
 
 async def _all(followers: list[Follower]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for follower in followers:
-            group.create_task(follower.run())
+    await gather_all({str(number): follower.run() for number, follower in enumerate(followers)})
 
 
 class Nowhere:

@@ -54,7 +54,7 @@ def container_key(
     if image is None:
         return None
     _check(task, image)
-    auth = task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get)
+    auth = interpolate.login(task, env, secrets.get)
     return {
         "engine": engine,
         "image": image,

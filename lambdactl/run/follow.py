@@ -16,6 +16,7 @@ from lambdactl.run.nodes import runner_command
 from lambdactl.run.screen import LogOutput
 from lambdactl.run.status import FINAL, RunStatus, fetch_runs
 from lambdactl.transport.api import TransportError
+from lambdactl.transport.base import gather_all
 
 if TYPE_CHECKING:
     from lambdactl.transport.api import Transport
@@ -72,9 +73,7 @@ class Follower:
 
     async def run(self) -> None:
         """Stream until every shown rank's log has ended (rank 0's ends with the gang)."""
-        async with asyncio.TaskGroup() as group:
-            for cursor in self.cursors.values():
-                group.create_task(self._rank(cursor))
+        await gather_all({str(rank): self._rank(cursor) for rank, cursor in self.cursors.items()})
 
     async def status(self) -> RunStatus | None:
         """What the nodes say of the run now; None when none of them knows it."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lambdactl.errors import SpecError
-from lambdactl.spec import EnvVar, TaskSpec, line_in
+from lambdactl.spec import EnvVar, TaskSpec, line_in, merge_env, placed, resolve_env
 from lambdactl.spec.container import RegistryAuth
 
 _REFERENCE = re.compile(r"(\$?)\$\{\{\s*([^{}]*?)\s*\}\}")
@@ -139,14 +139,37 @@ def env_values(env: Sequence[EnvVar], secrets: Callable[[str], str | None]) -> t
     )
 
 
-def login(auth: RegistryAuth, env: Mapping[str, str], secrets: Callable[[str], str | None]) -> RegistryAuth:
+def environment(
+    task: TaskSpec,
+    secrets: Callable[[str], str | None],
+    *,
+    given: Sequence[EnvVar] = (),
+    around: Sequence[EnvVar] = (),
+) -> dict[str, str]:
+    """The variables of a run; a later layer wins: what is `around` it (its fleet's), its file's, those `given` to it.
+
+    Raises:
+        SpecError: a secret is not set, or the caller's environment lacks a variable that has no value; with its place.
+    """
+    mine, theirs = {variable.name for variable in task.env}, {variable.name for variable in given}
+    with placed(task, "env"):
+        own = env_values(task.env, secrets)
+        resolve_env(tuple(variable for variable in own if variable.name not in theirs), os.environ)
+    outer = env_values([variable for variable in around if variable.name not in mine], secrets)
+    return resolve_env(merge_env(outer, own, tuple(given)), os.environ)
+
+
+def login(task: TaskSpec, env: Mapping[str, str], secrets: Callable[[str], str | None]) -> RegistryAuth | None:
     """The login of a registry with its references filled in: secrets, the run's variables, else the caller's.
 
     Raises:
         SpecError: one of them is not set.
     """
+    if (auth := task.registry_auth) is None:
+        return None
     known = {**os.environ, **env}
-    return RegistryAuth(
-        username=value(auth.username, "'registry_auth' (username)", secrets=secrets, env=known),
-        password=value(auth.password, "'registry_auth' (password)", secrets=secrets, env=known),
-    )
+    with placed(task, "registry_auth"):
+        return RegistryAuth(
+            username=value(auth.username, "'registry_auth' (username)", secrets=secrets, env=known),
+            password=value(auth.password, "'registry_auth' (password)", secrets=secrets, env=known),
+        )

@@ -25,7 +25,7 @@ from lambdactl.run.pinning import pinned
 from lambdactl.run.placement import NodeView as NodeView
 from lambdactl.run.placement import Placement, place
 from lambdactl.run.tools import prelude, tools_reason
-from lambdactl.spec import EnvVar, TaskSpec, merge_env, resolve_env
+from lambdactl.spec import EnvVar, TaskSpec
 
 # How long a node may be out of reach during a run before the run is given up (dstack's grace is 2 min as well).
 NODE_TIMEOUT = 120.0
@@ -166,8 +166,7 @@ def make_plan(
     _refuse_unsupported(task)
     extras.volumes(task)
     task = interpolate.with_args(task, overrides.args)
-    own = interpolate.env_values(merge_env(fleet.env, task.env), secrets.get)
-    env = resolve_env(merge_env(own, tuple(overrides.env)), os.environ)
+    env = interpolate.environment(task, secrets.get, given=overrides.env, around=fleet.env)
     if (names := pinned(task, fleet)) is not None:
         others = {name: NodeView(name, problem="is not among 'instances'") for name in views if name not in names}
         views = {**views, **others}

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from lambdactl.errors import SpecError
+
 # What a log may not send to a terminal: all but colours (SGR, "ESC [ ... m"), tab, newline and carriage return. Shapes
 # after ECMA-48: CSI, the strings OSC DCS SOS PM APC (ended by BEL or ST), two-byte escapes, lone controls.
 _HARMFUL = re.compile(
@@ -76,6 +78,21 @@ class Prefixer:
         return self._prefix + line.replace(b"\n", self._between) + b"\n"
 
 
+def log_folder(path: Path) -> None:
+    """Make the folder that copies of logs go to.
+
+    Raises:
+        SpecError: it cannot be had, or not be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(path, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise SpecError(f"the folder of logs {path} cannot be used ({reason}); name another one.")
+
+
 class LogOutput:
     """Where followed logs go: the screen (or a pipe), and on request one byte-complete file a rank.
 
@@ -106,7 +123,7 @@ class LogOutput:
             self._prefixers = {}
         self._files: dict[int, BinaryIO] = {}
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
+            log_folder(directory)
             self._files = {rank: (directory / f"rank-{rank}.log").open("wb") for rank in ranks}
 
     def write(self, rank: int, data: bytes) -> None:

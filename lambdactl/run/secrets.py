@@ -52,9 +52,13 @@ def put(name: str, value: str) -> None:
     """Set a secret.
 
     Raises:
-        SpecError: the value is empty, too long, or holds a NUL, which no environment variable can.
+        SpecError: the value is empty, too long, no text, or holds a NUL, which no environment variable can.
     """
-    if not value or "\0" in value or len(value.encode()) > MAX_SIZE:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise SpecError(f"the value of {name} must be UTF-8 text; encode other bytes, as base64 say.") from None
+    if not value or "\0" in value or size > MAX_SIZE:
         raise SpecError(f"the value of {name} must have 1 to {MAX_SIZE} bytes, without NUL.")
     _write({**_read(), check_name(name): value})
 

@@ -25,6 +25,7 @@ from .load import (
     parse_ports,
     parse_range,
     parse_size,
+    placed,
     resolve_env,
 )
 from .resources import CPU, GPU, Resources
@@ -77,6 +78,7 @@ __all__ = [
     "parse_ports",
     "parse_range",
     "parse_size",
+    "placed",
     "reference_markdown",
     "resolve_env",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
@@ -211,3 +212,14 @@ def line_in(spec: Spec, key: str) -> int | None:
         return next((line_of(node) for name, node, _ in entries(compose(spec.source.text)) if name == key), None)
     except Problem:
         return None
+
+
+@contextlib.contextmanager
+def placed(spec: Spec, key: str) -> Iterator[None]:
+    """Gives an error that has no place the file of a spec and the line of a top-level key."""
+    try:
+        yield
+    except SpecError as error:
+        if error.filename is not None or not spec.source.filename:
+            raise
+        raise SpecError(error.message, filename=spec.source.filename, line=line_in(spec, key)) from None

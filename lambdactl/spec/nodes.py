@@ -31,6 +31,7 @@ _SCALARS = {f"{_TAG}{name}": name for name in ("str", "int", "float", "bool", "n
     f"{_TAG}{name}": "str"
     for name in ("timestamp", "value", "merge")
 }
+_COLLECTIONS = (f"{_TAG}seq", f"{_TAG}map")
 _MERGE = f"{_TAG}merge"
 _SHOWN = 60
 
@@ -102,9 +103,12 @@ def scalar(node: Node) -> tuple[str, str]:
     """
     tag = _SCALARS.get(node.tag)
     if tag is None:
-        name = node.tag.removeprefix(_TAG)
-        raise Problem(node, f"has the YAML tag {show(name)}, which has no meaning here; remove the tag")
+        raise Problem(node, f"has {_tag_shown(node)}")
     return tag, node.value
+
+
+def _tag_shown(node: Node) -> str:
+    return f"the YAML tag {show(node.tag.removeprefix(_TAG))}, which has no meaning here; remove the tag"
 
 
 def is_null(node: Node) -> bool:
@@ -187,6 +191,8 @@ def compose(text: str) -> MappingNode:
         raise Problem(root, f"the file must be a mapping of keys to values, not {describe(root)}")
     if "*" in text:
         _refuse_bombs(root, EXPANSION * len(text))
+    if "!" in text:
+        _refuse_tags(root)
     return root
 
 
@@ -253,6 +259,20 @@ def _refuse_bombs(root: Node, limit: int) -> None:
             open_.add(key)
             stack.append((node, True))
             stack.extend((child, False) for child in _children(node))
+
+
+def _refuse_tags(root: Node) -> None:
+    """Lists and mappings with a tag of their own (``!!python/...``); scalars tell theirs when they are read."""
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if id(node) in seen or isinstance(node, ScalarNode):
+            continue
+        seen.add(id(node))
+        if node.tag not in _COLLECTIONS:
+            raise Problem(node, f"{describe(node)} has {_tag_shown(node)}")
+        stack.extend(_children(node))
 
 
 def nearest(word: str, allowed: Sequence[str]) -> str | None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from lambdactl import spec
+from lambdactl.cli import apply, logs, ssh
 from lambdactl.cli.apply import Options
+from lambdactl.cli.apply_task import _overrides
 from lambdactl.cli.run_options import effective
 from lambdactl.errors import SpecError
 
@@ -75,3 +77,33 @@ def test_resources_of_the_command_line(folder: Path) -> None:
     groups = loaded(folder, "type: task\ngroups: [{nodes: 1, commands: ['true']}]\n")
     with pytest.raises(SpecError, match="--cpu cannot be used with 'groups'"):
         effective(groups, Options(cpu="4"))
+
+
+@pytest.mark.parametrize("option", ["check", "force"])
+def test_a_dry_run_of_a_task_is_no_run(folder: Path, option: str) -> None:
+    with pytest.raises(SpecError, match=rf"^task\.yml: --{option} is for fleet files; .* is shown and asked first\.$"):
+        apply.run("task.yml", Options(yes=True, check=option == "check", force=option == "force"))
+
+
+def test_a_folder_of_logs_that_cannot_be_is_told_before_there_is_a_run(folder: Path) -> None:
+    with pytest.raises(SpecError, match=r"^the folder of logs task\.yml cannot be used \(File exists\); name another"):
+        apply.run("task.yml", Options(yes=True, log_dir=Path("task.yml")))
+
+
+@pytest.mark.parametrize("option", ["max_duration", "node_timeout", "pull_timeout"])
+def test_a_length_of_time_is_named_as_it_was_given(folder: Path, option: str) -> None:
+    with pytest.raises(SpecError, match=f"^'--{option.replace('_', '-')}' must be a number of seconds"):
+        _overrides(Options(**{option: "5x"}))  # type: ignore[arg-type]  # each of them is a text
+
+
+def test_a_replica_of_what_is_no_service_is_refused(folder: Path) -> None:
+    with pytest.raises(SpecError, match=r"^no service named train is known; --replica is for services, --rank for"):
+        logs.run("train", None, rank=None, all_ranks=False, since=None, follow=False, log_dir=None, replica=1)
+
+
+def test_a_command_for_a_host_may_follow_two_dashes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(ssh.os, "execvp", lambda _, argv: started.extend(argv))
+    (folder / "fleet.yml").write_text("type: fleet\nname: lab\nssh_config: {user: u, hosts: [h0]}\n")
+    ssh.run("h0", ["--", "ls", "-l", "a b"], "fleet.yml")
+    assert started[-1] == "ls -l 'a b'"

@@ -75,6 +75,39 @@ def test_values_take_secrets_and_variables() -> None:
         interpolate.value("${{ env.X }}", "'registry_auth'", secrets=known, env={})
 
 
+def test_a_variable_without_a_value_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BARE", raising=False)
+    known = {"hf": "s3cret"}.get
+    given, around = (
+        (spec.parse_env_item("A=mine"),),
+        (spec.parse_env_item("A=fleet"), spec.parse_env_item("F=${{ secrets.hf }}")),
+    )
+    found = interpolate.environment(task(env=["A=file", "BARE"]), known, given=(*given, spec.EnvVar("BARE", "x")))
+    assert found == {"A": "mine", "BARE": "x"}
+    found = interpolate.environment(task(env=["A=file"]), known, around=around)
+    assert found == {"A": "file", "F": "s3cret"}
+    for env, what in (
+        (["BARE"], "the environment has no value for BAR"),
+        (["A=${{ secrets.gone }}"], r"'env' \(A\) refers to the secret gone"),
+    ):
+        with pytest.raises(SpecError, match=rf"^t\.yml:3: {what}"):
+            interpolate.environment(task(env=env), known)
+    with pytest.raises(SpecError, match=r"^the environment has no value for BAR"):  # its place is the command line
+        interpolate.environment(task(), known, given=(spec.EnvVar("BARE", None),))
+    registry = task(image="x", registry_auth={"username": "u", "password": "${{ env.GONE }}"})
+    with pytest.raises(SpecError, match=r"^t\.yml:4: 'registry_auth' \(password\) refers to env\.GONE"):
+        interpolate.login(registry, {}, known)
+
+
+def test_a_secret_that_is_no_text_is_refused(home: Path) -> None:
+    argv = [sys.executable, "-m", "lambdactl", "secret", "set", "binary"]
+    done = subprocess.run(argv, input=b"\xff\xfe", capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        2, b"lambdactl: the value of binary must be UTF-8 text; encode other bytes, as base64 say.\n",
+    )  # fmt: skip
+    assert secrets.names() == []
+
+
 def test_secrets_are_kept_privately(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "lambdactl", "secret", *words]

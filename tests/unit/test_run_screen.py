@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lambdactl.run.follow import Cursor, Follower
 from lambdactl.run.screen import LogOutput, Prefixer, TerminalFilter
+from lambdactl.transport.api import Transport
 
 HARMLESS = [b"plain\n", b"\x1b[1;31mred\x1b[0m\n", b"50%\r100%\n", "déjà vu ✓\n".encode(), b"tab\there\n"]
 HARMFUL = [
@@ -81,3 +85,18 @@ def test_ranks_are_prefixed_only_when_there_are_several(tmp_path: Path) -> None:
     assert stream.getvalue() == b" 0: one\n10: \xff\n 0: two\n"
     assert (tmp_path / "rank-0.log").read_bytes() == b"one\ntwo"
     assert (tmp_path / "rank-10.log").read_bytes() == b"\xff\n"
+
+
+def test_a_screen_that_is_gone_is_told_as_it_is() -> None:
+    """Not in a group of errors, which nobody above would know."""
+
+    class Gone(Follower):
+        async def _rank(self, cursor: Cursor) -> None:
+            if cursor.rank:
+                await asyncio.Event().wait()
+            raise BrokenPipeError
+
+    output = LogOutput([0, 1], stream=io.BytesIO())
+    follower = Gone(cast(Transport, None), "run", {0: "h0", 1: "h1"}, output, show=[0, 1])
+    with pytest.raises(BrokenPipeError):
+        asyncio.run(follower.run())

@@ -95,6 +95,15 @@ def test_no_is_the_answer_of_who_only_presses_enter(bed: GangBed, task: Path) ->
     assert "submitted" not in person.seen
 
 
+@pytest.mark.parametrize("answer", ["\x03", "\x04", "maybe\n"])
+def test_ctrl_c_and_what_is_no_answer_end_the_question(bed: GangBed, task: Path, answer: str) -> None:
+    person = Person(bed, "apply", "-f", task)
+    person.reads(r"Run patient on \S+\? \[y/N\] ")
+    person.types(answer)
+    assert person.ends() == (130 if answer == "\x03" else 0)
+    assert "submitted" not in person.seen
+
+
 def test_ctrl_c_offers_to_stop_or_to_detach(bed: GangBed, task: Path) -> None:
     person = Person(bed, "apply", "-f", task)
     person.reads(r"Run patient on \S+\?")

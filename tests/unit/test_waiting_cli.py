@@ -72,6 +72,12 @@ def test_who_holds_what_and_what_becomes_free(capsys: pytest.CaptureFixture[str]
     assert short.because.startswith("0 of 3 nodes are free; h0 is in use by run long of ann@laptop since")
 
 
+def test_no_more_hosts_become_free_than_a_run_needs() -> None:
+    views = {"h0": view(0, lease("a")), "h1": view(1, lease("b")), "h2": view(2, lease("c"))}
+    rows = waiting.holders(views, shortage(views, 1).placement, 1)
+    assert [row[-1] for row in rows] == ["1 of 1"] * 3
+
+
 def test_what_waiting_does_not_help_is_no_wish_to_wait(capsys: pytest.CaptureFixture[str]) -> None:
     views = {"h0": view(0), "h1": NodeView("h1", problem="does not take part: it is down"), "h2": view(2, lease("a"))}
     short = shortage(views, 3)

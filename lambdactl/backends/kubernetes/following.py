@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lambdactl.run.screen import LogOutput
 from lambdactl.run.status import RunStatus
+from lambdactl.transport.base import gather_all
 
 from .control import clean_up, end_others, lose, stop
 from .errors import APIError, LogNotReady, NotFound
@@ -60,9 +61,7 @@ class KubeFollower:
             APIError: the API refuses, or is out of reach for too long.
         """
         if not self._follow:
-            async with asyncio.TaskGroup() as group:
-                for rank in self._show:
-                    group.create_task(self._rank(rank))
+            await gather_all({str(rank): self._rank(rank) for rank in self._show})
             return
         logs = [asyncio.create_task(self._rank(rank)) for rank in self._show]
         try:

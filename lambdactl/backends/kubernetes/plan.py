@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from lambdactl.run import interpolate, secrets
 from lambdactl.run.container import DOCKER_IMAGE_VARIABLE, check_entrypoint, image_of
 from lambdactl.run.content import RunContent
 from lambdactl.run.plan import Overrides, owner, random_name
-from lambdactl.spec import TaskSpec, line_in, merge_env, resolve_env
+from lambdactl.spec import TaskSpec, line_in
 
 from . import parts
 from .keys import make_key
@@ -80,12 +79,8 @@ def make_plan(
     if task.docker:
         task = replace(task, privileged=True)
     task = interpolate.with_args(task, overrides.args)
-    own = interpolate.env_values(task.env, secrets.get)
-    env = resolve_env(merge_env(own, tuple(overrides.env)), os.environ)
-    task = replace(
-        task,
-        registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
-    )
+    env = interpolate.environment(task, secrets.get, given=overrides.env)
+    task = replace(task, registry_auth=interpolate.login(task, env, secrets.get))
     name = overrides.name or task.name or random_name()
     names = pinned(task, fleet, view.nodes)
     why = {node.name: _why_not(task, fleet, node, names) for node in view.nodes}

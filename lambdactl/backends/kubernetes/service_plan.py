@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from lambdactl.run.content import RunContent
 from lambdactl.run.plan import owner
 from lambdactl.run.service import ServiceOverrides, replica_task
 from lambdactl.run.service_file import refuse_unsupported as refuse_in_services
-from lambdactl.spec import ServiceSpec, TaskSpec, merge_env, resolve_env
+from lambdactl.spec import ServiceSpec, TaskSpec
 
 from . import labels, nodes
 from .model import KubeRun
@@ -139,11 +138,8 @@ def _run(
     task = replica_task(spec)
     if task.docker:
         task = replace(task, privileged=True)
-    env = resolve_env(merge_env(interpolate.env_values(task.env, secrets.get), tuple(overrides.run.env)), os.environ)
-    task = replace(
-        task,
-        registry_auth=task.registry_auth and interpolate.login(task.registry_auth, env, secrets.get),
-    )
+    env = interpolate.environment(task, secrets.get, given=overrides.run.env)
+    task = replace(task, registry_auth=interpolate.login(task, env, secrets.get))
     facts = annotation(old, labels.SERVICE_FACTS) if old is not None else {}
     run = KubeRun(
         run_id=str(facts.get("service_id") or uuid.uuid4()),
