@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from . import blobs, blocks, lease, light, locks, paths, repair, state, tickets
+from . import blocks, lease, light, locks, paths, repair, state, tickets
 from .errors import NodeError, as_object
 
 TYPE_CHECKING = False
@@ -19,6 +19,11 @@ KEEP_RUNS = 50
 DEFAULT_TTL = 60.0
 DEFAULT_QUEUE_TTL = 30.0
 OWNER_LENGTH = 200
+# What a start needs, and what the rank's processes need where these are forks of this one. Whoever will ask for a start
+# next says so ("next": "start" of `status`): it is loaded when the answer is on its way, while the controller plans.
+FOR_START = ("blobs", "compiled", "contents", "env", "gpus", "service_port", "share", "spec", "topology", "unit")
+FOR_FORKS = ("guard", "rank")
+LATER: list[Callable[[], None]] = []
 
 
 def _probe(request: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +94,13 @@ def _as_leased(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "gpus": mine["gpus"], "share": share.of_lease(mine)}
 
 
+def _load_for_start() -> None:
+    for name in FOR_START + (() if paths.has_systemd() else FOR_FORKS):
+        __import__(f"{__package__}.{name}")
+
+
 def _start(request: dict[str, Any]) -> dict[str, Any]:
-    from . import compiled, contents, env, service_port, unit
+    from . import blobs, compiled, contents, env, service_port, unit
     from .spec import Job
 
     compiled.renew()
@@ -158,6 +168,8 @@ def _scheduled(key: str | None = None) -> list[dict[str, Any]]:
 
 
 def _status(request: dict[str, Any]) -> dict[str, Any]:
+    if request.get("next") == "start":
+        LATER.append(_load_for_start)
     key = request.get("run")
     if key is not None:
         run = state.find(key)
@@ -236,10 +248,18 @@ def _gc(request: dict[str, Any]) -> dict[str, Any]:
     keep = request.get("keep", KEEP_RUNS)
     if type(keep) is not int or keep < 0:
         raise NodeError("bad-request", f"gc: keep is {str(keep)[:40]!r}, allowed is a number of runs")
+    from . import blobs
+
     _repair_all()
     removed = _collect(keep)
     blobs.collect()
     return {"removed": removed}
+
+
+def _have(request: dict[str, Any]) -> dict[str, Any]:
+    from . import blobs
+
+    return blobs.have(request)
 
 
 def _schedule(request: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +287,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "update": _update,
     "forget": _forget,
     "gc": _gc,
-    "have": blobs.have,
+    "have": _have,
     "schedule": _schedule,
     "unschedule": _unschedule,
 }
@@ -313,6 +333,8 @@ def main(args: list[str]) -> int:
         if line.strip():
             sys.stdout.buffer.write(light.compact(answer(line)).encode() + b"\n")
             sys.stdout.buffer.flush()
+            while LATER:
+                LATER.pop()()
 
 
 def print_status(args: list[str]) -> int:

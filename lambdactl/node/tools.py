@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
-from . import light, programs
+from . import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 USER_FOLDERS = ("~/.local/bin", "~/.cargo/bin")
+# Each is asked for by its name: a folder of programs has more entries than all of these together.
+RELEASES = [f"3.{minor}" for minor in range(6, 30)]
 
 
 def _minor(version: str) -> int:
@@ -26,8 +28,8 @@ def _makes_venvs(path: str, version: str) -> bool:
 def find(home: str) -> dict[str, Any]:
     """What is in PATH and the usual folders; `home` is the login user's, whose own uv counts."""
     folders = [*programs.SEARCH.split(":"), *(folder.replace("~", home) for folder in USER_FOLDERS)]
-    paths = [path for folder in folders for path in light.named(folder, "python3.")]
-    found = {os.path.basename(path)[6:]: path for path in paths if os.path.basename(path)[8:].isdigit()}
+    places = [(version, f"{folder}/python{version}") for folder in folders for version in RELEASES]
+    found = {version: path for version, path in places if os.access(path, os.X_OK)}
     whole = {version for version, path in found.items() if _makes_venvs(path, version)}
     return {
         "uv": programs.find("uv", *folders[-len(USER_FOLDERS) :]),

@@ -44,7 +44,8 @@ async def survey(transport: Runner, fleet: Fleet, *, task: TaskSpec | None = Non
     """
     names = [host.name for host in fleet.hosts]
     probe = {"op": "probe", "roles": {}, "without": _unused(task)}
-    answers = await call(transport, {name: [probe, {"op": "status", "run": None}] for name in names})
+    ranks_there = {"op": "status", "run": None} | ({} if task is None else {"next": "start"})
+    answers = await call(transport, {name: [probe, ranks_there] for name in names})
     views: dict[str, NodeView] = {}
     problems: dict[str, Problem] = {}
     raw: dict[str, dict[str, Any]] = {}

@@ -173,7 +173,7 @@ def test_python_without_an_image_is_the_hosts_own() -> None:
 def test_a_python_counts_when_it_can_make_virtual_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     for name in ("python3.9", "python3.12", "python3.12-config", "python3.13"):
-        (tmp_path / "bin" / name).touch()
+        (tmp_path / "bin" / name).touch(0o755)
     for version in ("3.9", "3.13"):
         (tmp_path / f"lib/python{version}/ensurepip").mkdir(parents=True)
     monkeypatch.setattr(programs, "SEARCH", str(tmp_path / "bin"))

@@ -198,6 +198,23 @@ def test_a_rank_is_one_program_and_few_forks(bed: Bed, tmp_path: Path, monkeypat
         assert events(tmp_path / f"log{number}", "subprocess.Popen") == []
 
 
+def test_what_a_start_needs_is_loaded_before_it_is_asked_for(
+    bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a session that was told what comes next, after its answer; the forks of a start find it there."""
+    node, log = bed.nodes[1], tmp_path / "log"
+    words = [bed.python, "-I", "-S", "-c", SPY, str(log), str(bed.runner)]
+    monkeypatch.setattr(node, "argv", lambda *args: [*words, *args])
+    node.call("status", run=None, next="start")
+    node.call("status", run=None)  # answered when the session has done what it does after the one before
+    assert "lambdactl.node.rank" in events(log, "import")
+    log.unlink()
+    run = bed.start("exec sleep 0")
+    bed.until(run, 1, lambda value: value["finished_at"])
+    bed.no_runner(run)
+    assert [name for name in events(log, "import") if name.startswith("lambdactl.")] == []
+
+
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="a program that only Debian and its children have")
 def test_the_packages_are_asked_for_once_while_dpkg_changes_nothing(bed: Bed, tmp_path: Path) -> None:
     node = bed.nodes[0]
