@@ -59,7 +59,5 @@ def test_a_file_that_cannot_be_used_is_told_with_what_helps(tmp_path: Path) -> N
     damaged = tmp_path / "state.db"
     damaged.write_text("no database\n" * 100)
     for path, words in ((damaged, "is not a database.*move it away"), (Path("/dev/full"), "is full.*make room there")):
-        with pytest.raises(
-            LambdactlError, match=f"the state file {path} cannot be used .*{words}.*nothing on the nodes"
-        ):
+        with pytest.raises(LambdactlError, match=f"the state file {path} cannot be used .*{words}"):
             State(path)
