@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambdactl.backends.kubernetes import schedules
+from lambdactl.backends.kubernetes.filestore import fill
+from lambdactl.backends.kubernetes.schedule_content import bring
 from lambdactl.backends.kubernetes.schedule_objects import Handed, image, passed_on
 from lambdactl.backends.kubernetes.schedule_task import texts
 from lambdactl.cli import kube_runs
-from lambdactl.cli.console import confirm, note
+from lambdactl.cli.console import confirm, note, size
 from lambdactl.errors import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ async def hand_over(
 ) -> int:
     """Leave the run with the cluster, which starts it at its times."""
     run = plan.run
+    brought = await asyncio.to_thread(bring, content, task, plan.target)
     kept = {name: getattr(options, name) for name in KEPT}
     handed = Handed(
         name=run.run_name,
@@ -51,9 +54,15 @@ async def hand_over(
         nodes=run.nodes,
         cron=tuple(task.schedule.cron) if task.schedule else (),
         submitted_at=time.time(),
-        texts=texts(task, fleet, plan, content, kept, overrides, _profiles(task, options)),
+        texts=texts(task, fleet, plan, brought.about, kept, overrides, _profiles(task, options)),
+        parts=brought.parts,
+        trees=brought.trees,
         environ=passed_on(os.environ),
     )
+    await schedules.admit(client, handed, plan.target)
+    if (files := plan.target.files_volume) is not None and brought.found:
+        sent = await fill(client, files, image(plan.target), brought.found)
+        note(f"sent {size(sent)}." if sent else "the files volume has every file already.")
     due = await schedules.add(client, handed, plan.target)
     when = "is never due" if due is None else time.strftime("is started first at %Y-%m-%d %H:%M UTC", time.gmtime(due))
     note(f"pods of the image {image(plan.target)} start it; `lambdactl ps` says how that went.")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from lambdactl.errors import LambdactlError
 from lambdactl.run.content import RunContent
 from lambdactl.run.tree import PACK, PACK_CUT, SMALL, Blob, Span, Tree
 
@@ -53,6 +54,8 @@ def items(content: RunContent) -> list[Item]:
 
 
 def _kind(tree: Tree) -> str:
+    if isinstance(tree, Archived):
+        return tree.kind
     first = _entries(tree)[0]
     return "dir" if first.get("dir") else "file"
 
@@ -86,12 +89,60 @@ class Piece:
         return f"{self.name} {self.size} {self.sha256}\n"
 
 
+@dataclass(frozen=True)
+class Archived(Tree):
+    """A tree of which there is the archive only; its blobs are the archive's pieces, and `manifest` is their digest.
+
+    Attributes:
+        kind: as an Item's.
+    """
+
+    kind: str = "dir"
+    pieces: tuple[Piece, ...] = ()
+
+    def archive(self) -> Iterator[tuple[Piece, bytes]]:
+        """The pieces as they are.
+
+        Raises:
+            LambdactlError: they are not there any more.
+        """
+        for piece in self.pieces:
+            try:
+                data = b"".join(self.blobs[piece.sha256].read())
+            except LambdactlError:
+                data = b""
+            if Piece.of(piece.name, data) != piece:
+                raise LambdactlError(LOST)
+            yield piece, data
+
+
+LOST = "the files that were handed over are not all in the files volume any more; hand the task over again."
+
+
+def pieces(item: Item) -> Sequence[Piece]:
+    """The pieces of its archive; reads all of it, where that has to be made."""
+    return item.tree.pieces if isinstance(item.tree, Archived) else [piece for piece, _ in archive(item)]
+
+
+def listed(found: Sequence[Piece]) -> bytes:
+    """A tree as the files volume has it: the list of its pieces."""
+    return "".join(piece.line for piece in found).encode()
+
+
+def digest(item: Item) -> str:
+    """A tree's name in the files volume."""
+    return hashlib.sha256(listed(pieces(item))).hexdigest()
+
+
 def archive(item: Item) -> Iterator[tuple[Piece, bytes]]:
     """The tar archive in pieces, owned by root; only one of them is held in memory.
 
     Raises:
         LambdactlError: a file was changed since it was looked at.
     """
+    if isinstance(item.tree, Archived):
+        yield from item.tree.archive()
+        return
     for number, data in enumerate(_cut(item)):
         yield Piece.of(f"{number:08}", data), data
 

@@ -8,12 +8,17 @@ what it reads (container/receive.sh, `fetch`), on a copy of its own.
 For a run, one of its own ranks writes the store. For what has no rank that waits (a service, a schedule), `open_store`
 makes a pod for the while, and a pod takes the trees by itself when its ConfigMap has `trees` (one digest a line, in the
 order of `content`), `receive` and `content`, and its template what filesvolume.py says: the entrypoint sees to that.
+
+Who stores something also removes what nobody uses. What is needed later is used meanwhile: by the replicas of a service
+themselves, and for schedules, of which nothing runs between two times, by whoever is about to remove something.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import LambdactlError
 
-from . import labels
-from .archive import LIST, PIECE, Item, Piece, archive, bundle
+from . import labels, schedules
+from .archive import LIST, PIECE, Item, Piece, archive, bundle, listed, pieces
 from .filesvolume import claim_problem, mount, volume
 from .payload import BASE, container_file
 from .podstate import condition, hopeless, running, unplaced
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
 COMPONENT = "files"
 _START_PATIENCE = 120.0
 _LIFE = 3600
+_KEPT_FOR = 1200.0
+"""Seconds; what was used within the last hour is never removed (container/receive.sh)."""
 
 
 class StoreClosed(LambdactlError):
@@ -55,6 +62,8 @@ class FileStore:
         self._receiver, self._pod, self._files = receiver, pod, files
         self._on_sent = on_sent
         self._limits = (str(files.unused // 60), str(int((files.size or 0) * (1 << 30))))
+        self._kept_at = -math.inf
+        self._removes = True
 
     async def put(self, item: Item) -> str:
         """See that all of a tree is there; its name. What is there already is not sent.
@@ -63,8 +72,8 @@ class FileStore:
             StoreClosed: the pod cannot write the volume.
             LambdactlError: files have changed meanwhile, or the pod says why not.
         """
-        pieces = await asyncio.to_thread(lambda: [piece for piece, _ in archive(item)])
-        tree = "".join(piece.line for piece in pieces).encode()
+        tree = listed(await asyncio.to_thread(pieces, item))
+        await self._keep()
         digest = hashlib.sha256(tree).hexdigest()
         lacking = await self._have(digest)
         if lacking is None:
@@ -76,9 +85,19 @@ class FileStore:
             await self._send(item, lacking)
         return digest
 
+    async def _keep(self) -> None:
+        """Count what schedules need as used now, because the pods that store something also remove what is unused."""
+        if time.monotonic() - self._kept_at < _KEPT_FOR:
+            return
+        trees = await schedules.trees(self._receiver.client)
+        self._removes = trees is not None
+        if trees:
+            await self._receiver.lines(self._pod, "keep", *trees)
+        self._kept_at = time.monotonic()
+
     async def _have(self, digest: str) -> set[str] | None:
         """The sha256 of the pieces that it lacks; None where it does not know the tree."""
-        answer = await self._receiver.lines(self._pod, "have", digest, *self._limits)
+        answer = await self._receiver.lines(self._pod, "have", digest, *self._limits if self._removes else ())
         if ["closed"] in answer:
             raise StoreClosed("the run's user cannot write the files volume.")
         return {line[1] for line in answer if line[0] == "lacks"} if ["known"] in answer else None
@@ -92,6 +111,7 @@ class FileStore:
                 continue
             lacking.discard(piece.sha256)
             if held and sum(one.size for one, _ in held) + piece.size > PIECE:
+                await self._keep()
                 await self._store(held)
                 held = []
             held.append((piece, data))
@@ -101,7 +121,8 @@ class FileStore:
             raise LambdactlError("some of the run's files were changed while they were sent; submit the run again.")
 
     async def _store(self, held: Sequence[tuple[Piece, bytes]]) -> None:
-        await self._receiver.lines(self._pod, "store", LIST, data=await asyncio.to_thread(bundle, held))
+        words = () if self._removes else ("all",)
+        await self._receiver.lines(self._pod, "store", LIST, *words, data=await asyncio.to_thread(bundle, held))
         self._on_sent(sum(piece.size for piece, _ in held))
 
 
@@ -137,6 +158,24 @@ async def open_store(
         yield FileStore(Receiver(client, script), name, files, on_sent)
     finally:
         await asyncio.shield(client.delete(PODS, name, grace=0, uid=pod["metadata"]["uid"]))
+
+
+async def fill(
+    client: Client, files: FilesVolume, image: str, found: Sequence[Item], *, security: dict[str, Any] | None = None
+) -> int:
+    """Bring to the files volume what it lacks of these trees, by a pod that is there only meanwhile; bytes sent.
+
+    Args:
+        image, security: as for `open_store`.
+
+    Raises:
+        LambdactlError: the volume cannot be used.
+    """
+    sent: list[int] = []
+    async with open_store(client, files, image, on_sent=sent.append, security=security) as store:
+        for item in found:
+            await store.put(item)
+    return sum(sent)
 
 
 def _loader(name: str, files: FilesVolume, image: str, security: dict[str, Any] | None) -> dict[str, Any]:

@@ -26,11 +26,12 @@ class Receiver:
     """Executes the script.
 
     Attributes:
+        client: the cluster of the pods.
         bytes: what has gone through the API as its standard input, every attempt counted.
     """
 
     def __init__(self, client: Client, script: str = f"{BASE}/bin/receive") -> None:
-        self._client, self._script = client, script
+        self.client, self._script = client, script
         self.bytes = 0
 
     async def call(self, pod: str, *words: str, data: bytes = b"", once: bool = False) -> Completed:
@@ -46,7 +47,7 @@ class Receiver:
         for attempt in range(1, ATTEMPTS + 1):
             self.bytes += len(data)
             try:
-                done = await self._client.exec(pod, command, stdin=data, timeout=_TIMEOUT)
+                done = await self.client.exec(pod, command, stdin=data, timeout=_TIMEOUT)
             except (Unavailable, TimeoutError) as error:
                 if attempt == ATTEMPTS or once:
                     raise LambdactlError(f"{pod}: the run's files cannot be brought there ({error}).") from None

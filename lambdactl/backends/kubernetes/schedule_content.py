@@ -1,88 +1,136 @@
-"""What a schedule's runs take with them from the machine that hands it over: trees in a Secret, and back to trees."""
+"""What a schedule's runs take with them from the machine that hands it over: kept in the cluster, and taken from there.
+
+With a files volume all of it is there (filestore.py), so that unchanged files are not sent again; else Secrets of the
+schedule have it (packing.py). A run gets archives as they were made: nothing is unpacked in between.
+"""
 
 from __future__ import annotations
 
-import gzip
-import io
-import tarfile
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lambdactl.errors import SpecError
-from lambdactl.run import tree
+from lambdactl.errors import LambdactlError
 from lambdactl.run.content import RunContent
 from lambdactl.run.repos import Checkout
-from lambdactl.run.tree import Source, Tree
-from lambdactl.spec import TaskSpec, line_in
+from lambdactl.run.tree import Blob, Span
 
-from .archive import Item, archive, items
+from .archive import LOST, PIECE, Archived, Item, Piece, digest, items
+from .packing import Parts, pack, too_much, unpack
+from .payload import BASE
 
-LIMIT = 900 << 10
-"""Bytes, compressed: a Secret takes 1 MiB, and the task has to fit in as well."""
+if TYPE_CHECKING:
+    from lambdactl.spec import TaskSpec
+
+    from .config import Target
+
+STORE = Path(BASE) / "store" / "trees"
+_OF_REPO = ("repo_id", "if_exists", "title", "commit", "changed")
 
 
-def packed(content: RunContent, task: TaskSpec) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """What is to be known of each tree, and the trees as compressed archives by the key that they get in a Secret.
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What is handed over.
+
+    Attributes:
+        about: what is to be known of each tree; JSON.
+        parts: what Secrets carry.
+        trees: the trees' names in the files volume, where that has them.
+    """
+
+    found: tuple[Item, ...]
+    about: tuple[Mapping[str, Any], ...]
+    parts: Parts
+    trees: tuple[str, ...]
+
+
+def bring(content: RunContent, task: TaskSpec, target: Target) -> Brought:
+    """Pack what a schedule takes with it; reads all of it, and may take a while.
 
     A repository that the file gives by its URL is left out: it is fetched at each time.
 
     Raises:
-        SpecError: it does not fit into a Secret.
+        SpecError: it is too much for Secrets, and there is no files volume.
     """
     if content.repo is not None and task.repos[0].url:
         content = RunContent(content.files)
-    about: list[dict[str, Any]] = []
-    data: dict[str, bytes] = {}
-    for index, item in enumerate(items(content)):
-        key = f"content-{index}.tgz"
-        data[key] = gzip.compress(b"".join(piece for _, piece in archive(item)), mtime=0)
-        repo = content.repo if item.kind == "repo" else None
-        about.append({"key": key, "kind": item.kind, "path": item.path} | ({} if repo is None else _of_repo(repo)))
-    if (size := sum(map(len, data.values()))) > LIMIT:
-        raise SpecError(
-            f"the schedule's files are {size} bytes when they are compressed, and {LIMIT} fit into the Secret that "
-            "keeps them in the cluster; bring fewer, put them into the image or a volume, or give the repository by "
-            "its URL, which is fetched at each time.",
-            filename=task.source.filename,
-            line=line_in(task, "files" if task.files else "repos"),
-        )
-    return about, data
+    found = tuple(items(content))
+    volume = target.files_volume is not None
+    trees = tuple(map(digest, found)) if volume else ()
+    if (parts := () if volume else pack(found)) is None:
+        raise too_much(task, "files" if task.files else "repos", found)
+    about = []
+    for index, item in enumerate(found):
+        one: dict[str, Any] = {
+            "kind": item.kind, "path": item.path, "files": item.tree.files, "size": item.tree.size,
+            "tree": trees[index] if volume else None,
+        }  # fmt: skip
+        if item.kind == "repo":
+            one |= {name: getattr(content.repo, name) for name in _OF_REPO}
+        about.append(one)
+    return Brought(found, tuple(about), parts, trees)
 
 
-def _of_repo(repo: Checkout) -> dict[str, Any]:
-    names = ("repo_id", "if_exists", "title", "commit", "changed")
-    return {name: getattr(repo, name) for name in names}
+def taken(about: list[Mapping[str, Any]], folder: Path, scratch: Path, store: Path = STORE) -> RunContent:
+    """The trees again, of which there are only archives.
 
+    Args:
+        folder: where the Secrets' files are.
+        scratch: gets what is unpacked of them.
+        store: where the files volume has trees and their pieces.
 
-def unpacked(about: list[Mapping[str, Any]], source: Path, scratch: Path) -> RunContent:
-    """The trees again, out of the archives in `source`; their files are put below `scratch`."""
-    files: list[tuple[Tree, str]] = []
+    Raises:
+        LambdactlError: the files volume has lost one.
+    """
+    found: list[tuple[Archived, str]] = []
     repo: Checkout | None = None
     for index, one in enumerate(about):
-        folder = scratch / str(index)
-        folder.mkdir(parents=True)
-        with tarfile.open(fileobj=io.BytesIO(gzip.decompress((source / str(one["key"])).read_bytes()))) as tar:
-            # Modes and links stay as they were: by an attribute, which a Python 3.11 without filters does not mind.
-            tar.extraction_filter = lambda member, _path: member
-            tar.extractall(folder)  # noqa: S202 - our own archive
-        kind, path = str(one["kind"]), str(one["path"])
-        if kind == "file":
-            name = Item(tree.build([]), kind, path).name
-            files.append((tree.build([Source("", str(folder / name))]), path))
-        elif kind == "dir":
-            files.append((_whole(folder, times=True), path))
+        tree = _in_volume(one, store) if one["tree"] else _in_secrets(one, folder, scratch, index)
+        if one["kind"] == "repo":
+            repo = Checkout(tree, path=str(one["path"]), **{name: one[name] for name in _OF_REPO})
         else:
-            repo = Checkout(
-                _whole(folder, times=False), str(one["repo_id"]), path, str(one["if_exists"]), str(one["title"]),
-                str(one["commit"]), int(one["changed"]),
-            )  # fmt: skip
-    blobs = {key: blob for found in [*(t for t, _ in files), *([repo.tree] if repo else [])]
-             for key, blob in found.blobs.items()}  # fmt: skip
-    return RunContent(tuple(files), repo, blobs)
+            found.append((tree, str(one["path"])))
+    every = [*(tree for tree, _ in found), *([repo.tree] if repo else [])]
+    return RunContent(tuple(found), repo, {key: blob for tree in every for key, blob in tree.blobs.items()})
 
 
-def _whole(folder: Path, *, times: bool) -> Tree:
-    """Everything below a folder: what the ignore files leave out was left out when it was packed."""
-    found = (Source(str(path.relative_to(folder)), str(path)) for path in sorted(folder.rglob("*")))
-    return tree.build([Source("", str(folder), 0o755), *found], times=times)
+def _in_volume(one: Mapping[str, Any], store: Path) -> Archived:
+    """A tree by the list of its pieces; the pieces are read only where a rank cannot take them itself."""
+    try:
+        listed = (store / one["tree"]).read_bytes()
+    except OSError:
+        listed = b""
+    # Anybody who may run pods in the namespace can write the volume.
+    if hashlib.sha256(listed).hexdigest() != one["tree"]:
+        raise LambdactlError(LOST)
+    pieces = [Piece(name, int(size), sha256) for name, size, sha256 in map(str.split, listed.decode().splitlines())]
+    blobs = {piece.sha256: Blob(piece.sha256, piece.size, (Span(str(store / piece.sha256), 0, piece.size),))
+             for piece in pieces}  # fmt: skip
+    return Archived(one["tree"], blobs, one["files"], one["size"], one["kind"], tuple(pieces))
+
+
+def _in_secrets(one: Mapping[str, Any], folder: Path, scratch: Path, index: int) -> Archived:
+    scratch.mkdir(parents=True, exist_ok=True)
+    place, pieces = scratch / f"{index}.tar", list[Piece]()
+    blobs: dict[str, Blob] = {}
+    with place.open("wb") as file:
+        for number, data in enumerate(_cut(unpack(folder, index))):
+            piece = Piece.of(f"{number:08}", data)
+            blobs[piece.sha256] = Blob(piece.sha256, piece.size, (Span(str(place), file.tell(), piece.size),))
+            pieces.append(piece)
+            file.write(data)
+    return Archived(place.name, blobs, one["files"], one["size"], one["kind"], tuple(pieces))
+
+
+def _cut(found: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of one size."""
+    held = bytearray()
+    for data in found:
+        held += data
+        while len(held) >= PIECE:
+            yield bytes(held[:PIECE])
+            del held[:PIECE]
+    if held:
+        yield bytes(held)

@@ -1,4 +1,4 @@
-"""A schedule's objects: a CronJob for each of its cron expressions, and the Secret that they own. Pure functions.
+"""A schedule's objects: a CronJob for each of its cron expressions, and the Secrets that they own. Pure functions.
 
 The pods of the CronJobs run lambdactl itself (`lambdactl scheduled`), as the service account of the manifest of
 rights: so a run that is started at its time is started, and followed, as one that is started by hand.
@@ -6,18 +6,18 @@ rights: so a run that is started at its time is started, and followed, as one th
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import __version__
-from lambdactl.node.cron import LAST, Cron
 from lambdactl.run.container import DOCKER_IMAGE_VARIABLE, IMAGE_VARIABLE
+from lambdactl.spec.cron import LAST, Cron
 
-from . import labels
+from . import filesvolume, labels
 from .model import FLEET, OWNER, label_value
+from .packing import Parts, secret
 from .podspec import CONTAINER
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ ACCOUNT = "lambdactl"
 """The service account of docs/kubernetes/rbac.yaml."""
 DEFAULT_IMAGE = f"lambdactl/base:{__version__}"
 FOLDER, SCRATCH = "/lambdactl/schedule", "/lambdactl/scratch"
-CONFIG = "config.yml"
+CONFIG, CONTENT = "config.yml", "content"
 IN_TIME = 60
 """Seconds after which a time is missed that the cluster was not able to serve, as on SSH hosts."""
 _ON_CPUS = {"matchExpressions": [{"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}]}
@@ -42,6 +42,8 @@ class Handed:
         id: a UUID, as runs have one.
         nodes: how many ranks its runs have.
         texts: file names and contents of the Secret.
+        parts: what Secrets carry of its files (packing.py).
+        trees: the names of its files in the files volume, where that has them.
         environ: what the pods' environment takes over from here.
     """
 
@@ -53,6 +55,8 @@ class Handed:
     cron: tuple[str, ...]
     submitted_at: float
     texts: Mapping[str, bytes] = field(repr=False)
+    parts: Parts = field(default=(), repr=False)
+    trees: tuple[str, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -68,7 +72,7 @@ class Handed:
     @property
     def facts(self) -> str:
         """What any machine needs to tell of it, as JSON in an annotation of the first CronJob."""
-        names = ("id", "owner", "fleet", "nodes", "cron", "submitted_at")
+        names = ("id", "owner", "fleet", "nodes", "cron", "submitted_at", "trees")
         return json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
 
 
@@ -77,19 +81,23 @@ def cron_name(name: str, index: int = 0) -> str:
     return f"{name}-cron-{index}" if index else f"{name}-cron"
 
 
+def _part_name(name: str, number: int) -> str:
+    return f"{cron_name(name)}-content-{number}"
+
+
 def in_kubernetes(cron: Cron) -> str:
     """The expression as Kubernetes has it: Sunday is 0, and with both kinds of days either of them will do.
 
     Where both are given, the rarer kind remains, and the pod looks at the other one itself; so it does for the last day
     of the month, which stands for itself from the 28th on. Source: robfig/cron, which the CronJob controller uses.
     """
-    days = cron.days - {LAST} | (set(range(28, 32)) if LAST in cron.days else set())
-    weekdays = {(day + 1) % 7 for day in cron.weekdays}
+    days = cron.days - {LAST} | (frozenset(range(28, 32)) if LAST in cron.days else frozenset())
+    weekdays = frozenset((day + 1) % 7 for day in cron.weekdays)
     if len(days) < 31 and len(weekdays) < 7:
         if len(days) <= 4 * len(weekdays):
-            weekdays = set(range(7))
+            weekdays = frozenset(range(7))
         else:
-            days = set(range(1, 32))
+            days = frozenset(range(1, 32))
     sets = ((cron.minutes, 60), (cron.hours, 24), (days, 31), (cron.months, 12), (weekdays, 7))
     return " ".join("*" if len(found) == whole else ",".join(map(str, sorted(found))) for found, whole in sets)
 
@@ -100,7 +108,7 @@ def image(target: Target) -> str:
 
 
 def cron_jobs(handed: Handed, target: Target) -> list[dict[str, Any]]:
-    """The CronJobs, suspended until their Secret is there."""
+    """The CronJobs, suspended until their Secrets are there."""
     return [_cron_job(handed, target, index) for index in range(len(handed.cron))]
 
 
@@ -112,7 +120,7 @@ def _cron_job(handed: Handed, target: Target, index: int) -> dict[str, Any]:
         "kind": "CronJob",
         "metadata": {"name": cron_name(handed.name, index), "labels": handed.labels},
         "spec": {
-            "schedule": in_kubernetes(Cron(handed.cron[index])),
+            "schedule": in_kubernetes(Cron.of(handed.cron[index])),
             "timeZone": "Etc/UTC",
             "suspend": True,
             "concurrencyPolicy": "Forbid",
@@ -133,7 +141,11 @@ def pod_spec(handed: Handed, target: Target, index: int) -> dict[str, Any]:
     env.append({"name": "LAMBDACTL_SCHEDULED_BY", "valueFrom": {"fieldRef": {"fieldPath": job_name}}})
     # The configuration is where lambdactl looks for it below XDG_CONFIG_HOME.
     keys = [{"key": key, "path": f"lambdactl/{key}" if key == CONFIG else key} for key in sorted(handed.texts)]
-    secret = {"secretName": cron_name(handed.name), "defaultMode": 0o400, "items": keys}
+    sources: list[dict[str, Any]] = [{"secret": {"name": cron_name(handed.name), "items": keys}}]
+    for number, part in enumerate(handed.parts):
+        keys = [{"key": key, "path": f"{CONTENT}/{key}"} for key in sorted(part)]
+        sources.append({"secret": {"name": _part_name(handed.name, number), "items": keys}})
+    files = target.files_volume if handed.trees else None
     container = {
         "name": CONTAINER,
         "image": image(target),
@@ -147,6 +159,7 @@ def pod_spec(handed: Handed, target: Target, index: int) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "schedule", "mountPath": FOLDER, "readOnly": True},
             {"name": "scratch", "mountPath": SCRATCH},
+            *([] if files is None else [filesvolume.mount()]),
         ],
     }
     preferred = [{"weight": 100, "preference": _ON_CPUS}]
@@ -156,27 +169,27 @@ def pod_spec(handed: Handed, target: Target, index: int) -> dict[str, Any]:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 10,
         "containers": [container],
-        "volumes": [{"name": "schedule", "secret": secret}, {"name": "scratch", "emptyDir": {}}],
+        "volumes": [
+            {"name": "schedule", "projected": {"sources": sources, "defaultMode": 0o400}},
+            {"name": "scratch", "emptyDir": {}},
+            *([] if files is None else [filesvolume.volume(files)]),
+        ],
         # Rather not on a GPU node, but there where all are.
         "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}},
         "tolerations": [{"key": key, "operator": "Exists"} for key in ("nvidia.com/gpu", "amd.com/gpu")],
     }
 
 
-def secret(handed: Handed, owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def secrets(handed: Handed, owners: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the runs are made from; `owners` are the metadata of the created CronJobs."""
     references = [
         {"apiVersion": "batch/v1", "kind": "CronJob", "name": owner["name"], "uid": owner["uid"]} for owner in owners
     ]
-    metadata = {"name": cron_name(handed.name), "labels": handed.labels, "ownerReferences": references}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "immutable": True,
-        "metadata": metadata,
-        "data": {key: base64.b64encode(data).decode() for key, data in handed.texts.items()},
-    }
+    named = [(_part_name(handed.name, number), part) for number, part in enumerate(handed.parts)]
+    return [
+        secret({"name": name, "labels": handed.labels, "ownerReferences": references}, data)
+        for name, data in [*named, (cron_name(handed.name), handed.texts)]
+    ]
 
 
 def passed_on(environ: Mapping[str, str]) -> dict[str, str]:

@@ -7,21 +7,21 @@ variables, arguments and contents that were found here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import spec
-from lambdactl.node.cron import Cron
 from lambdactl.run import interpolate
 from lambdactl.run.content import RunContent, collect
 from lambdactl.run.plan import Overrides
 from lambdactl.spec import EnvVar, TaskSpec
+from lambdactl.spec.cron import Cron
 
 from .fleet import KubeFleet
-from .schedule_content import packed, unpacked
-from .schedule_objects import CONFIG
+from .schedule_content import taken
+from .schedule_objects import CONFIG, CONTENT
 
 if TYPE_CHECKING:
     from .config import Target
@@ -35,7 +35,7 @@ def texts(
     task: TaskSpec,
     fleet: KubeFleet,
     plan: KubePlan,
-    content: RunContent,
+    content: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
     overrides: Overrides,
     profiles: Path | None,
@@ -45,13 +45,10 @@ def texts(
     Args:
         task: as the file, the options and the profile have it.
         plan: the run as it would be started now: its variables and logins have their values.
+        content: what is to be known of what the runs take with them (schedule_content.py).
         options: those of `apply` that a run is made by.
         profiles: the file of profiles that was looked into here.
-
-    Raises:
-        SpecError: what the run takes with it is too large.
     """
-    trees, data = packed(content, task)
     login = plan.run.task.registry_auth
     about = {
         "name": plan.run.run_name,
@@ -63,14 +60,13 @@ def texts(
         "node_timeout": overrides.node_timeout,
         "env": dict(plan.run.env),
         "login": None if login is None else [login.username, login.password],
-        "content": trees,
+        "content": list(content),
     }
     found = {
         _TASK: task.source.text.encode(),
         _FLEET: fleet.spec.source.text.encode(),
         CONFIG: config(plan.target).encode(),
         _ABOUT: json.dumps(about).encode(),
-        **data,
     }
     return found if profiles is None else {**found, _PROFILES: profiles.read_bytes()}
 
@@ -136,7 +132,7 @@ def read(folder: Path, scratch: Path, effective: Any) -> Fired:
     )
     return Fired(
         about["name"],
-        tuple(map(Cron, about["cron"])),
+        tuple(map(Cron.of, about["cron"])),
         replace(task, schedule=None, env=(), fleets=None),
         KubeFleet.from_spec(parsed, path=None),
         overrides,
@@ -148,10 +144,10 @@ def content_of(fired: Fired, folder: Path, scratch: Path) -> RunContent:
     """What the run takes with it: as it was handed over, and a repository of a URL as it is now.
 
     Raises:
-        LambdactlError: Git cannot get the repository.
+        LambdactlError: Git cannot get the repository, or the files volume has lost something.
     """
     about = json.loads((folder / _ABOUT).read_text())
-    found = unpacked(about["content"], folder, scratch / "content")
+    found = taken(about["content"], folder / CONTENT, scratch / CONTENT)
     if fired.task.repos and fired.task.repos[0].url:
         fetched = collect(replace(fired.task, files=()))
         found = RunContent(found.files, fetched.repo, {**found.blobs, **fetched.blobs})

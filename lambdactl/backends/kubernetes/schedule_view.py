@@ -6,13 +6,11 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from lambdactl.node.cron import Cron, last_of, next_of
-from lambdactl.node.errors import NodeError
 from lambdactl.run.status import RunStatus
+from lambdactl.spec.cron import Cron, last_of, next_of
 
 from .labels import SCHEDULE_FACTS, SCHEDULE_LAST
 from .podstate import condition, container, moment, running, waiting_for
@@ -20,6 +18,7 @@ from .podstate import condition, container, moment, running, waiting_for
 SETTLED = 60.0
 """Seconds after a time in which the CronJob controller may still serve it (it looks at least every 10 s)."""
 _NO_PROGRAM = re.compile(r"executable file not found|no such file or directory|exec: lambdactl: not found")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 Object = dict[str, Any]
 
 
@@ -45,6 +44,11 @@ class Schedule:
         return _annotation(self.cron_jobs, SCHEDULE_FACTS)
 
     @property
+    def trees(self) -> list[str]:
+        """The names of what its runs take from the files volume."""
+        return [tree for tree in map(str, self.facts.get("trees") or ()) if _DIGEST.fullmatch(tree)]
+
+    @property
     def id(self) -> str:
         """Its id, as runs have one."""
         return str(self.facts.get("id") or self.cron_jobs[0]["metadata"]["uid"])
@@ -58,12 +62,8 @@ class Schedule:
 
     @property
     def crons(self) -> list[Cron]:
-        """Its expressions; what somebody else has written there and is none, is never due."""
-        found = []
-        for text in self.facts.get("cron") or ():
-            with suppress(NodeError):
-                found.append(Cron(text))
-        return found
+        """Its expressions."""
+        return [Cron.of(text) for text in self.facts.get("cron") or ()]
 
     def waits_for_its_pod(self) -> bool:
         """Whether the newest Job is active, and has no pod."""

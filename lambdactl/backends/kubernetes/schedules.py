@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import CapacityError
-from lambdactl.node.cron import Cron, next_of
 from lambdactl.run.status import RunStatus
+from lambdactl.spec.cron import Cron, next_of
 
 from . import labels
 from .errors import AlreadyExists, Forbidden, explain_event
 from .payload import LIMIT
 from .resources import CRONJOBS, EVENTS, JOBS, PODS, SECRETS
-from .schedule_objects import Handed, cron_jobs, cron_name, pod_spec, secret
+from .schedule_objects import Handed, cron_jobs, cron_name, pod_spec, secrets
 from .schedule_view import Schedule
 
 if TYPE_CHECKING:
@@ -28,15 +28,12 @@ if TYPE_CHECKING:
 _ALL = f"{labels.MANAGED},{labels.SCHEDULE}"
 
 
-async def add(client: Client, handed: Handed, target: Target) -> float | None:
-    """Leave a schedule with the cluster.
-
-    Returns:
-        When it is due first (seconds since the epoch); None when it never is.
+async def admit(client: Client, handed: Handed, target: Target) -> None:
+    """Whether the cluster would take a schedule; nothing is made.
 
     Raises:
-        CapacityError: there is one of that name, or it does not fit into a Secret.
-        APIError: the cluster refuses its objects, or the pods that would start its runs; nothing is left.
+        CapacityError: it does not fit into a Secret.
+        APIError: the cluster refuses the pods that would start its runs: who makes them later can tell nobody.
     """
     size = sum(map(len, handed.texts.values()))
     if size > LIMIT - 4096:
@@ -44,12 +41,27 @@ async def add(client: Client, handed: Handed, target: Target) -> float | None:
             f"{handed.name} is {size} bytes with its variables, and Kubernetes takes at most 1 MiB in a Secret; bring "
             "less along."
         )
-    await _admitted(client, handed, target)
+    meta = {"name": f"{cron_name(handed.name)}-trial", "labels": handed.labels}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(handed, target, 0)}
+    await client.create(PODS, pod, dry_run=True)
+
+
+async def add(client: Client, handed: Handed, target: Target) -> float | None:
+    """Leave a schedule with the cluster.
+
+    Returns:
+        When it is due first (seconds since the epoch); None when it never is.
+
+    Raises:
+        CapacityError: there is one of that name.
+        APIError: the cluster refuses its objects; nothing is left.
+    """
     made: list[Mapping[str, Any]] = []
     try:
         for body in cron_jobs(handed, target):
             made.append((await client.create(CRONJOBS, body))["metadata"])
-        await client.create(SECRETS, secret(handed, made))
+        for body in secrets(handed, made):
+            await client.create(SECRETS, body)
         change: dict[str, Any] = {"spec": {"suspend": False}}
         for number, meta in enumerate(made):
             facts = {} if number else {"metadata": {"annotations": {labels.SCHEDULE_FACTS: handed.facts}}}
@@ -59,19 +71,12 @@ async def add(client: Client, handed: Handed, target: Target) -> float | None:
         if isinstance(error, AlreadyExists):
             raise CapacityError(taken(handed.name)) from None
         raise
-    return next_of(map(Cron, handed.cron), time.time())
+    return next_of(map(Cron.of, handed.cron), time.time())
 
 
 def taken(name: str) -> str:
     """The sentence for a name that a schedule has."""
     return f"a run named {name} is scheduled; stop it with `lambdactl stop {name}`, or choose another name with -n."
-
-
-async def _admitted(client: Client, handed: Handed, target: Target) -> None:
-    """Whether the cluster would take the pods: the controllers that make them later can tell nobody."""
-    meta = {"name": f"{cron_name(handed.name)}-trial", "labels": handed.labels}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(handed, target, 0)}
-    await client.create(PODS, pod, dry_run=True)
 
 
 async def _take_back(client: Client, made: list[Mapping[str, Any]]) -> None:
@@ -129,6 +134,15 @@ async def remove(client: Client, name: str) -> bool:
         meta = item["metadata"]
         await client.delete(CRONJOBS, meta["name"], uid=meta["uid"], propagation="Background")
     return bool(listing.items)
+
+
+async def trees(client: Client) -> list[str] | None:
+    """The names of what the namespace's schedules have in the files volume; None where that cannot be looked at."""
+    try:
+        found = (await client.list(CRONJOBS, labels=_ALL)).items
+    except Forbidden:
+        return None
+    return sorted({tree for item in found for tree in Schedule(_of(item), [item]).trees})
 
 
 async def tell(client: Client, name: str, at: float, message: str | None) -> None:

@@ -6,20 +6,17 @@ where `apply` brings it once. Either way the entrypoint places it before the com
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lambdactl.errors import SpecError
 from lambdactl.run.content import RunContent
 from lambdactl.spec import ServiceSpec, line_in
 
 from . import filesvolume
-from .archive import Item, archive, items
-from .filestore import open_store
+from .archive import digest, items
+from .filestore import fill
+from .packing import Object, Parts, pack, secret, too_much
 from .payload import BASE, numbered_user
 
 if TYPE_CHECKING:
@@ -27,24 +24,18 @@ if TYPE_CHECKING:
     from .config import Target
     from .service_model import KubeService
 
-PART = 900 << 10
-"""Bytes in one Secret; Kubernetes takes 1 MiB."""
-PARTS = 8
-_GZIP = 31  # zlib's window bits for a gzip file; its header has no time
-Object = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What is brought, and how.
 
     Attributes:
-        parts: the data of one Secret each; None: it is too much for them.
+        parts: what Secrets carry; None: it is too much for them.
         trees: the trees' names in the files volume; only where Secrets do not do.
     """
 
     content: RunContent
-    parts: tuple[dict[str, bytes], ...] | None
+    parts: Parts | None
     trees: tuple[str, ...] = ()
 
     @property
@@ -58,48 +49,9 @@ def prepare(content: RunContent) -> Contents | None:
     if not content.blobs:
         return None
     found = items(content)
-    data: list[bytes] = []
-    for item in found:
-        packed = _packed(item, PART * PARTS - sum(map(len, data)))
-        if packed is None:
-            return Contents(content, None, tuple(_tree(item) for item in found))
-        data.append(packed)
-    pieces = [
-        (f"{index}.{number:04}", whole[start : start + PART])
-        for index, whole in enumerate(data)
-        for number, start in enumerate(range(0, len(whole), PART))
-    ]
-    parts: list[dict[str, bytes]] = []
-    room = 0
-    for name, piece in pieces:
-        if len(piece) > room:
-            parts.append({})
-            room = PART
-        parts[-1][name] = piece
-        room -= len(piece)
-    return Contents(content, tuple(parts))
-
-
-def _packed(item: Item, most: int) -> bytes | None:
-    """A tree's archive as a gzip file; None where it is larger."""
-    size, result = 0, []
-    for data in _compressed(item):
-        size += len(data)
-        if size > most:
-            return None
-        result.append(data)
-    return b"".join(result)
-
-
-def _compressed(item: Item) -> Iterator[bytes]:
-    engine = zlib.compressobj(9, zlib.DEFLATED, _GZIP)
-    for _, data in archive(item):
-        yield engine.compress(data)
-    yield engine.flush()
-
-
-def _tree(item: Item) -> str:
-    return hashlib.sha256("".join(piece.line for piece, _ in archive(item)).encode()).hexdigest()
+    if (parts := pack(found)) is not None:
+        return Contents(content, parts)
+    return Contents(content, None, tuple(map(digest, found)))
 
 
 def refuse_contents(service: ServiceSpec, contents: Contents | None, target: Target) -> None:
@@ -119,29 +71,13 @@ def refuse_contents(service: ServiceSpec, contents: Contents | None, target: Tar
             line=line_in(service, field),
         )
     if contents.parts is None and target.files_volume is None:
-        size = sum(item.tree.size for item in items(contents.content)) >> 20
-        raise SpecError(
-            f"'{field}' bring {size} MB, and more than {PART * PARTS >> 20} MB when compressed, which is what Secrets "
-            "carry; name a volume for them by `files_volume` in the backend's configuration "
-            "(docs/kubernetes.md), bring less, or put them into the image.",
-            filename=service.source.filename,
-            line=line_in(service, field),
-        )
+        raise too_much(service, field, items(contents.content))
 
 
 def secrets(run_name: str, contents: Contents) -> list[Object]:
     """The Secrets, without their owner."""
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name},
-            "type": "Opaque",
-            "immutable": True,
-            "data": {key: base64.b64encode(value).decode() for key, value in part.items()},
-        }
-        for name, part in zip(_names(run_name, contents), contents.parts or (), strict=True)
-    ]
+    found = zip(_names(run_name, contents), contents.parts or (), strict=True)
+    return [secret({"name": name}, part) for name, part in found]
 
 
 def config_data(contents: Contents) -> dict[str, str]:
@@ -174,9 +110,5 @@ async def bring(client: Client, service: KubeService) -> int | None:
     run, contents = service.run, service.contents
     if contents is None or contents.parts is not None or run.files_volume is None:
         return None
-    sent: list[int] = []
     image = run.image if run.task.registry_auth is None else client.target.image or run.image
-    async with open_store(client, run.files_volume, image, on_sent=sent.append, security=numbered_user(run)) as store:
-        for item in items(contents.content):
-            await store.put(item)
-    return sum(sent)
+    return await fill(client, run.files_volume, image, items(contents.content), security=numbered_user(run))

@@ -17,7 +17,6 @@ from .objects import KUEUE_QUEUE
 from .podstate import condition, moment
 from .proxy_objects import SELECTOR as PROXIES
 from .resources import CONFIGMAPS, CRONJOBS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource
-from .schedule_objects import cron_name
 from .service_model import annotation
 from .view import RunView, view_of
 
@@ -85,12 +84,17 @@ class _Look:
         self._cluster, self._found, self._older_than, self._now = cluster, found, older_than, now
 
     async def run(self, client: Client) -> None:
-        for cron_job in await _scheduled(client):
+        cron_jobs = await _scheduled(client)
+        # The first of a schedule's CronJobs has its facts, as soon as all is made.
+        whole = {
+            _label(one, SCHEDULE) for one in cron_jobs if SCHEDULE_FACTS in (one["metadata"].get("annotations") or {})
+        }
+        for cron_job in cron_jobs:
             # Before the fleet is forgotten it goes with the rest; else it is at work until it is stopped.
             born = moment(cron_job["metadata"].get("creationTimestamp"))
             if self._older_than is None:
                 self._add(CRONJOBS, cron_job, f"is a schedule of {_label(cron_job, SCHEDULE)}", born)
-            elif SCHEDULE_FACTS not in (cron_job["metadata"].get("annotations") or {}) and _first(cron_job):
+            elif _label(cron_job, SCHEDULE) not in whole:
                 self._add(CRONJOBS, cron_job, "was not handed over whole", born)
         deployments = await _list(client, DEPLOYMENTS, f"{MANAGED},{SERVICE}")
         services = {_label(item, SERVICE) for item in deployments}
@@ -149,10 +153,6 @@ async def _scheduled(client: Client) -> list[dict[str, Any]]:
         return await _list(client, CRONJOBS, f"{MANAGED},{SCHEDULE}")
     except Forbidden:
         return []
-
-
-def _first(cron_job: dict[str, Any]) -> bool:
-    return str(cron_job["metadata"]["name"]) == cron_name(_label(cron_job, SCHEDULE))
 
 
 async def _list(client: Client, resource: Resource, labels: str) -> list[dict[str, Any]]:

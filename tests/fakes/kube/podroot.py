@@ -47,11 +47,14 @@ def prepare_volumes(store: Store, pod: Object, folder: Path, node_folder: Path) 
         elif "secret" in volume:
             _files(store, pod, "secrets", volume["secret"], volume["secret"]["secretName"], path)
         elif "projected" in volume:
+            # One payload of all sources.
+            held: volumefiles.Files = {}
             for source in volume["projected"]["sources"]:
                 for kind, plural in (("configMap", "configmaps"), ("secret", "secrets")):
                     if kind in source:
                         options = {"defaultMode": volume["projected"].get("defaultMode", 0o644)} | source[kind]
-                        _files(store, pod, plural, options, source[kind]["name"], path)
+                        held |= _held(store, pod, plural, options, source[kind]["name"], path)
+            volumefiles.write(path, "projected", held)
         elif "emptyDir" in volume:
             path.chmod(0o1777)
             if volume["emptyDir"].get("medium") == "Memory":
@@ -86,10 +89,16 @@ def refresh(store: Store, pod: Object, volumes: Volumes) -> None:
 
 
 def _files(store: Store, pod: Object, plural: str, options: Object, name: str, path: Path) -> None:
+    if options.get("optional") and store.find(plural, pod["metadata"]["namespace"], name) is None:
+        return
+    volumefiles.write(path, plural, _held(store, pod, plural, options, name, path))
+
+
+def _held(store: Store, pod: Object, plural: str, options: Object, name: str, path: Path) -> volumefiles.Files:
     held = store.find(plural, pod["metadata"]["namespace"], name)
     if held is None:
         if options.get("optional"):
-            return
+            return {}
         kind = plural.removesuffix("s")
         raise NotYet(f'MountVolume.SetUp failed for volume "{path.name}" : {kind} "{name}" not found')
     content = {key: text.encode() for key, text in (held.get("data") or {}).items()}
@@ -98,7 +107,7 @@ def _files(store: Store, pod: Object, plural: str, options: Object, name: str, p
     content |= {key: base64.b64decode(text) for key, text in (held.get("binaryData") or {}).items()}
     items = options.get("items") or [{"key": key, "path": key} for key in content]
     mode = options.get("defaultMode") or 0o644
-    volumefiles.write(path, plural, {i["path"]: (content[i["key"]], i.get("mode") or mode) for i in items})
+    return {i["path"]: (content[i["key"]], i.get("mode") or mode) for i in items}
 
 
 def _host_path(options: Object, node_folder: Path, name: str) -> Path:

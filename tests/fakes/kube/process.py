@@ -97,6 +97,9 @@ class ProcessKubelet(Kubelet):
 
     def _hear(self, kind: str, plural: str, item: Object) -> None:
         self._stale = self._stale or (kind == "MODIFIED" and plural in ("secrets", "configmaps"))
+        if kind == "DELETED" and plural == "pods" and item["metadata"]["uid"] in self.pods:
+            # Deleted without a grace time: the object is gone at once, and the kubelet kills what it has of it.
+            self.terminate({**item, "metadata": {**item["metadata"], "deletionGracePeriodSeconds": 0}})
 
     def step(self) -> None:
         super().step()

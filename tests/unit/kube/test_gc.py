@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from lambdactl.backends.kubernetes import schedules
 from lambdactl.backends.kubernetes.client import open_client
 from lambdactl.backends.kubernetes.config import Target
 from lambdactl.backends.kubernetes.fleet import KubeFleet
 from lambdactl.backends.kubernetes.objects import job
-from lambdactl.backends.kubernetes.resources import JOBS
+from lambdactl.backends.kubernetes.resources import CRONJOBS, JOBS, SECRETS
+from lambdactl.backends.kubernetes.schedule_objects import Handed, cron_jobs, secrets
 from lambdactl.backends.kubernetes.strays import Strays, strays
 from lambdactl.cli.app import app
 from lambdactl.state import RunRecord, State, state_dir
@@ -103,3 +105,32 @@ def test_the_command_says_what_and_removes_it(cluster: FakeCluster, left: None) 
     assert not (state_dir() / "kubernetes" / GONE).exists()
     assert all(cluster.get(JOBS, name) for name in ("kept", "active", "dead"))
     assert "nothing is left over" in command("gc", "--older-than", "0s", "--fleet", FLEET).stderr
+
+
+def test_schedules_that_were_never_handed_over_whole(cluster: FakeCluster, target: Target) -> None:
+    """An `apply` that died between the Secrets and the release, and one that was whole."""
+    command("apply", "-f", FLEET)
+    made = {
+        name: Handed(
+            name=name, id=str(uuid.uuid4()), owner="ada", fleet="x", nodes=1, cron=("0 2 * * *", "0 3 * * *"),
+            submitted_at=time.time(), texts={"task.yml": b"x"}, parts=({"0.0000": b"x"},),
+        )
+        for name in ("half", "whole")
+    }  # fmt: skip
+
+    async def hand_over() -> None:
+        async with open_client(target) as client:
+            await schedules.add(client, made["whole"], target)
+            owners = [(await client.create(CRONJOBS, body))["metadata"] for body in cron_jobs(made["half"], target)]
+            for body in secrets(made["half"], owners)[:1]:
+                await client.create(SECRETS, body)
+
+    asyncio.run(hand_over())
+    assert found(3600.0, 60) == {}
+    why = "was not handed over whole (3 h ago)"
+    assert found(3600.0, 3 * 3600 + 60) == {"cronjobs.batch/half-cron": why, "cronjobs.batch/half-cron-1": why}
+    assert "2 removed" in command("gc", "--older-than", "0s", "-y").stderr
+    names = {("cronjobs", "whole-cron"), ("cronjobs", "whole-cron-1")}
+    names |= {("secrets", "whole-cron"), ("secrets", "whole-cron-content-0")}
+    kinds = ("cronjobs", "secrets")
+    cluster.wait(lambda: {(key[0], key[2]) for key in cluster.store.objects if key[0] in kinds} == names)

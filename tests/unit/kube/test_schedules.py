@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from lambdactl.backends.kubernetes import packing
 from lambdactl.backends.kubernetes.config import Target
 from lambdactl.backends.kubernetes.resources import CRONJOBS, PODS, SECRETS
 from lambdactl.cli.app import app
@@ -63,6 +65,9 @@ def test_a_schedule_is_handed_over_and_taken_back(cluster: FakeCluster, command:
     assert pod["containers"][0]["command"] == ["lambdactl", "scheduled", "/lambdactl/schedule", "0"]
     (secret,) = cluster.objects(SECRETS)
     assert len(secret["metadata"]["ownerReferences"]) == 2
+    assert {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]} == {
+        "/lambdactl/schedule", "/lambdactl/scratch",
+    }  # fmt: skip
     about = json.loads(base64.b64decode(secret["data"]["about.json"]))
     assert about["env"] == {"TOKEN": "hidden-value"}
     assert "hidden-value" not in json.dumps([first, second])
@@ -93,12 +98,36 @@ def said(command: Any, *words: str, rc: int) -> str:
     return str(done.exception)
 
 
-def test_what_cannot_be_is_said_before_anything_is_made(cluster: FakeCluster, command: Any) -> None:
-    Path("data").mkdir()
-    Path("data/large").write_bytes(random.Random(1).randbytes(1 << 20))
+def with_noise(size: int) -> None:
+    """A task file beside `nightly.yml` that brings so many bytes that cannot be compressed."""
+    Path("data").mkdir(exist_ok=True)
+    Path("data/large").write_bytes(random.Random(1).randbytes(size))
     Path("large.yml").write_text(NIGHTLY + "files: [data]\n")
+
+
+def test_as_many_secrets_as_its_files_need(cluster: FakeCluster, command: Any) -> None:
+    with_noise(2 << 20)
+    command("apply", "-f", "large.yml", "-y")
+    secrets = cluster.objects(SECRETS)
+    names = [f"nightly-cron-content-{number}" for number in range(3)]
+    assert sorted(one["metadata"]["name"] for one in secrets) == ["nightly-cron", *names]
+    assert {len(one["metadata"]["ownerReferences"]) for one in secrets} == {2}
+    pod = cluster.objects(CRONJOBS)[0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    sources = pod["volumes"][0]["projected"]["sources"]
+    assert [source["secret"]["name"] for source in sources] == ["nightly-cron", *names]
+    assert sources[1]["secret"]["items"] == [{"key": "0.0000", "path": "content/0.0000"}]
+    command("stop", "nightly", "-y")
+    cluster.wait(lambda: not [key for key in cluster.store.objects if key[0] in ("cronjobs", "secrets")])
+
+
+def test_what_cannot_be_is_said_before_anything_is_made(
+    cluster: FakeCluster, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "PARTS", 2)
+    with_noise(3 << 20)
     text = said(command, "apply", "-f", "large.yml", "-y", rc=2)
-    assert "fit into the Secret that keeps them in the cluster" in text
+    assert "'files' bring 3 MB, and more than 1 MB when compressed, which is what Secrets carry" in text
+    assert "name a volume for them by `files_volume`" in text
     assert text.startswith("large.yml:8")
     text = NIGHTLY.replace("type: task", "type: dev-environment").replace("nodes: 2\n", "")
     Path("dev.yml").write_text(text.replace("commands: [echo hello]", "ide: vscode"))
@@ -178,10 +207,13 @@ def test_the_cluster_starts_a_run_by_itself(desk: tuple[Desk, FakeCluster]) -> N
     for place in ("data", "code"):
         (at.folder / place).mkdir()
     (at.folder / "data" / "input").write_text("from files")
+    noise = random.Random(2).randbytes(2 << 20)  # three Secrets
+    (at.folder / "data" / "noise").write_bytes(noise)
     git = ["git", "-C", str(at.folder / "code"), "-c", "user.name=a", "-c", "user.email=a@b"]
     alone = "test $DSTACK_NODE_RANK = 0 || sleep 1000; "  # rank 1 is stopped when rank 0 has failed
     (at.folder / "code" / "main.sh").write_text(
-        alone + 'echo "$1 $2 $TOKEN $(cat /data/input) on $DSTACK_NODE_RANK"; exit 3\n'
+        alone + 'echo "$1 $2 $TOKEN $(cat /data/input) on $DSTACK_NODE_RANK"; '
+        f'echo "{hashlib.sha256(noise).hexdigest()}  /whole/noise" | sha256sum -c --status && exit 3\n'
     )
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
@@ -190,7 +222,7 @@ def test_the_cluster_starts_a_run_by_itself(desk: tuple[Desk, FakeCluster]) -> N
 schedule: {{cron: "{cron}"}}
 nodes: 2
 env: [TOKEN, WHO=nobody]
-files: ["data/input:/data/input"]
+files: ["data/input:/data/input", "data:/whole"]
 repos: [code]
 commands: ['sh main.sh "$WHO" ${{{{ run.args }}}}']
 """

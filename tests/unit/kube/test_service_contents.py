@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lambdactl import spec
-from lambdactl.backends.kubernetes import service_contents, services
+from lambdactl.backends.kubernetes import packing, service_contents, services
 from lambdactl.backends.kubernetes.client import open_client
 from lambdactl.backends.kubernetes.config import Target
 from lambdactl.backends.kubernetes.fleet import KubeFleet
@@ -90,14 +90,14 @@ def test_more_than_one_secret_holds(cluster: FakeCluster, anywhere: Target, tmp_
     assert contents is not None
     assert contents.parts is not None
     assert len(contents.parts) == 3
-    assert all(sum(map(len, part.values())) <= service_contents.PART for part in contents.parts)
+    assert all(sum(map(len, part.values())) <= packing.PART for part in contents.parts)
     assert len(names(plan)) == 3
 
 
 def test_too_much_is_refused_or_in_the_files_volume(
     cluster: FakeCluster, anywhere: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_contents, "PARTS", 1)
+    monkeypatch.setattr(packing, "PARTS", 1)
     (tmp_path / "stuff" / "noise").write_bytes(os.urandom(3 << 20))
     with pytest.raises(SpecError, match=r"'files' bring 3 MB, and more than 0 MB when compressed.*files_volume") as why:
         planned(cluster, anywhere, tmp_path)
@@ -186,7 +186,7 @@ def kill(bed: Bed, pod: str) -> None:
 
 @pytest.mark.skipif(usable() is not None, reason=str(usable()))
 def test_replicas_take_them_from_the_files_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_contents, "PARTS", 0)
+    monkeypatch.setattr(packing, "PARTS", 0)
     monkeypatch.setenv("LAMBDACTL_KUBECONFIG", str(tmp_path / "kubeconfig"))
     (tmp_path / "page").write_text("from the volume")
     # Two trees: what the first has brought is still there when the second has.

@@ -6,13 +6,13 @@
 #   receive pass ADDRESS          sends the pieces that standard input lists to another rank
 #   receive place                 puts every archive where it belongs
 # and with a files volume, whose files are named by the sha256 of what is in them (docs/kubernetes.md):
-#   receive have TREE AGE SIZE    which pieces of a tree it lacks; removes what nobody has used for AGE minutes, or, the least
+#   receive have TREE [AGE SIZE]  which pieces of a tree it lacks; removes what nobody has used for AGE minutes, or, the least
 #                                 used first, what is above SIZE bytes
 #   receive learn TREE            standard input is the tree: a line "NUMBER SIZE SHA256" for each of its pieces
-#   receive store LIST            as `parts`, into the volume
+#   receive store LIST [all]      as `parts`, into the volume; where it is full, what is not in use goes (not with `all`)
 #   receive fetch TREE...         takes trees from it; says which pieces are not there, or are not what they are named
 #   receive load                  takes what bin/trees names from it, and places it, by itself
-#   receive keep                  counts what bin/trees names as used now
+#   receive keep [TREE...]        counts these trees, or what bin/trees names, as used now
 # and of a service, whose replicas start without anybody who could send something:
 #   receive mounted               takes what is in content/, INDEX.NUMBER of a gzip file each, and places it, by itself
 # Exit codes: 3 pieces came damaged, 1 everything else, with a sentence on standard error.
@@ -133,6 +133,7 @@ named() {
 }
 
 have() {
+  set -- "$1" "${2-}" "${3-0}"
   mkdir -p "$volume" 2>/dev/null
   chmod 0777 "$volume" 2>/dev/null
   [ -w "$volume" ] || { echo closed; exit 0; }
@@ -147,8 +148,9 @@ have() {
   echo known
 }
 
-# tidy AGE SIZE
+# tidy AGE SIZE; without them nothing is removed
 tidy() {
+  [ -n "$1" ] || return 0
   command -v find >/dev/null || return 0
   find "$volume" -name '.new.*' -mmin "+$fresh" -prune -exec rm -rf {} \; 2>/dev/null
   find "$volume" -type f -mmin "+$1" -exec rm -f {} \; 2>/dev/null
@@ -176,7 +178,7 @@ store() {
   said=$( (unpack_into "$volume" "$1" && rm -f "$new/.sums" && take_in "$1") 2>&1) && return 0
   rc=$?
   # A full volume is nobody's problem before all that is not in use has gone.
-  case $said in *"o space left"* | *"uota exceeded"*) tidy "$fresh" 0; rc=3 ;; esac
+  case $said in *"o space left"* | *"uota exceeded"*) if [ "${2-}" != all ]; then tidy "$fresh" 0; rc=3; fi ;; esac
   fail "$said" "$rc"
 }
 
@@ -224,10 +226,22 @@ fetch() {
 }
 
 keep() {
-  while read -r tree; do
-    touch -c "$volume/$tree"
-    while read -r _ _ sum; do touch -c "$volume/$sum"; done <"$volume/$tree"
-  done <"$base/bin/trees"
+  # shellcheck disable=SC2046  # one word a tree
+  [ $# != 0 ] || set -- $(cat "$base/bin/trees")
+  for tree; do
+    if [ -f "$volume/$tree" ]; then used "$tree"; fi
+  done
+}
+
+# used TREE: it counts as used now, with all its pieces
+used() {
+  tree=$volume/$1
+  set -- "$tree"
+  while read -r _ _ sum; do
+    set -- "$@" "$volume/$sum"
+    [ $# -lt 500 ] || { touch -c "$@" 2>/dev/null; set --; }
+  done <"$tree"
+  [ $# = 0 ] || touch -c "$@" 2>/dev/null
 }
 
 # What an earlier start of this container has left on the pod's own volume, which outlives it.
