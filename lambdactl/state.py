@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS validations (
 CREATE INDEX IF NOT EXISTS validations_by_fleet ON validations (fleet_id, started_at);
 PRAGMA user_version = 2;
 """
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT)
 _VERSION = 2  # 1 had no validations; every table is made where it is missing, so an older file needs nothing else
 
 
@@ -121,6 +122,13 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
+def _remedy(error: Exception) -> str:
+    """What helps: a damaged file can be moved away, a folder that takes no more cannot."""
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_FULL) & 0xFF in _DAMAGED:  # an OSError has none
+        return "move it away, nothing on the nodes is lost"
+    return "make room there, or name another folder by XDG_STATE_HOME; nothing on the nodes is lost"
+
+
 class State:
     """The state database; use it as a context manager.
 
@@ -140,9 +148,7 @@ class State:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise LambdactlError(
-                f"the state file {self.path} cannot be used ({error}); move it away, nothing on the nodes is lost."
-            ) from error
+            raise LambdactlError(f"the state file {self.path} cannot be used ({error}); {_remedy(error)}.") from error
 
     def __enter__(self) -> State:
         return self

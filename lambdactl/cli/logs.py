@@ -85,10 +85,12 @@ def ranks_wanted(status: RunStatus, hosts: Mapping[int, str], rank: int | None, 
 
     Raises:
         SpecError: the run has no such rank, or its node is not known here.
-        CapacityError: it waits for its nodes.
+        CapacityError: it waits for its nodes, or for its time.
     """
     if status.waits:
         raise CapacityError(f"{status.name} has no nodes and no log yet: {status.message}.")
+    if status.state == "scheduled":
+        raise CapacityError(f"{status.name} has no log yet: it is started at its times, {status.message}.")
     if all_ranks:
         return sorted(hosts)
     wanted = 0 if rank is None else rank

@@ -19,8 +19,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"aiohttp", "asyncssh", "ansible", "ansible_runner", "kubernetes", "matplotlib", "rich", "jinja2", "typer"}
 # The grammar is typer's, and tables are rich's: only the command line prints.
 HEAVY_ALLOWED = {"cli": {"rich", "typer"}, "__main__": {"rich", "typer"}}
-# The one part of the runner that is used here, too: the proxy's rules are the same on hosts and in clusters, and pure.
-SHARED = {"lambdactl.node.service_rules"}
+# The parts of the runner that are used here, too, because they are the same on hosts and in clusters: the proxy's
+# rules, and when a schedule is due. Both are pure.
+SHARED = {f"lambdactl.node.{module}" for module in ("service_rules", "cron", "errors")}
 # What runs where nothing can be installed: on nodes, and in any AWX execution environment.
 STANDALONE = {"node": set(), "spec": {"yaml"}, "fleet": {"yaml"}}
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from lambdactl.errors import LambdactlError
 from lambdactl.state import RunRecord, State
 
 OPEN_AND_CLOSE = "import pathlib, sys; from lambdactl.state import State; State(pathlib.Path(sys.argv[1])).__exit__()"
@@ -50,3 +53,11 @@ def test_processes_with_several_connections_lose_nothing(tmp_path: Path) -> None
     assert [writer.wait(120) for writer in writers] == [0] * 4
     with State(path) as state:
         assert len(state.runs()) == 160
+
+
+def test_a_file_that_cannot_be_used_is_told_with_what_helps(tmp_path: Path) -> None:
+    damaged = tmp_path / "state.db"
+    damaged.write_text("no database\n" * 100)
+    for path, words in ((damaged, "is not a database.*move it away"), (Path("/dev/full"), "is full.*make room there")):
+        with pytest.raises(LambdactlError, match=f"the state file {path} cannot be used .*{words}"):
+            State(path)

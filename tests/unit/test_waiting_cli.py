@@ -16,6 +16,7 @@ from lambdactl.fleet.facts import Address, NodeFacts
 from lambdactl.run.admission import Patience
 from lambdactl.run.placement import NodeView
 from lambdactl.run.plan import Overrides, Shortage, make_plan
+from lambdactl.run.status import combine
 from lambdactl.run.status import waiting as waiting_runs
 from tests.bed.gang import task
 
@@ -125,6 +126,13 @@ def test_the_frozen_inventory_knows_the_policy() -> None:
     where = fleet(when_full="wait")
     frozen = {host.name: host_vars(where, host) for host in where.hosts}
     assert Fleet.from_hostvars(frozen, ["h0", "h1"]).when_full == "wait"
+
+
+def test_a_schedule_has_no_log_yet() -> None:
+    rank = {"run_id": "r", "run_name": "nightly", "rank": 0, "nodes_num": 2, "state": "scheduled", "node": "h0"}
+    status = combine([{**rank, "message": "next at 2026-11-30 03:00 UTC"}])
+    with pytest.raises(CapacityError, match="nightly has no log yet: it is started at its times, next at 2026-11-30"):
+        ranks_wanted(status, status.hosts, None, all_ranks=True)
 
 
 def test_a_run_that_waits_has_no_log_yet() -> None:

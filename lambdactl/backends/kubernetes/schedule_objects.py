@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import __version__
+from lambdactl.node.cron import LAST, Cron
 from lambdactl.run.container import DOCKER_IMAGE_VARIABLE, IMAGE_VARIABLE
-from lambdactl.spec.cron import LAST, Cron
 
 from . import filesvolume, labels
 from .model import FLEET, OWNER, label_value
@@ -91,13 +91,13 @@ def in_kubernetes(cron: Cron) -> str:
     Where both are given, the rarer kind remains, and the pod looks at the other one itself; so it does for the last day
     of the month, which stands for itself from the 28th on. Source: robfig/cron, which the CronJob controller uses.
     """
-    days = cron.days - {LAST} | (frozenset(range(28, 32)) if LAST in cron.days else frozenset())
-    weekdays = frozenset((day + 1) % 7 for day in cron.weekdays)
+    days = cron.days - {LAST} | (set(range(28, 32)) if LAST in cron.days else set())
+    weekdays = {(day + 1) % 7 for day in cron.weekdays}
     if len(days) < 31 and len(weekdays) < 7:
         if len(days) <= 4 * len(weekdays):
-            weekdays = frozenset(range(7))
+            weekdays = set(range(7))
         else:
-            days = frozenset(range(1, 32))
+            days = set(range(1, 32))
     sets = ((cron.minutes, 60), (cron.hours, 24), (days, 31), (cron.months, 12), (weekdays, 7))
     return " ".join("*" if len(found) == whole else ",".join(map(str, sorted(found))) for found, whole in sets)
 
@@ -120,7 +120,7 @@ def _cron_job(handed: Handed, target: Target, index: int) -> dict[str, Any]:
         "kind": "CronJob",
         "metadata": {"name": cron_name(handed.name, index), "labels": handed.labels},
         "spec": {
-            "schedule": in_kubernetes(Cron.of(handed.cron[index])),
+            "schedule": in_kubernetes(Cron(handed.cron[index])),
             "timeZone": "Etc/UTC",
             "suspend": True,
             "concurrencyPolicy": "Forbid",

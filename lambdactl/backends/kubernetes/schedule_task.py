@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdactl import spec
+from lambdactl.node.cron import Cron
 from lambdactl.run import interpolate
 from lambdactl.run.content import RunContent, collect
 from lambdactl.run.plan import Overrides
 from lambdactl.spec import EnvVar, TaskSpec
-from lambdactl.spec.cron import Cron
 
 from .fleet import KubeFleet
 from .schedule_content import taken
@@ -132,7 +132,7 @@ def read(folder: Path, scratch: Path, effective: Any) -> Fired:
     )
     return Fired(
         about["name"],
-        tuple(map(Cron.of, about["cron"])),
+        tuple(map(Cron, about["cron"])),
         replace(task, schedule=None, env=(), fleets=None),
         KubeFleet.from_spec(parsed, path=None),
         overrides,

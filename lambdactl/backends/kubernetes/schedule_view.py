@@ -6,11 +6,13 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from lambdactl.node.cron import Cron, last_of, next_of
+from lambdactl.node.errors import NodeError
 from lambdactl.run.status import RunStatus
-from lambdactl.spec.cron import Cron, last_of, next_of
 
 from .labels import SCHEDULE_FACTS, SCHEDULE_LAST
 from .podstate import condition, container, moment, running, waiting_for
@@ -62,8 +64,12 @@ class Schedule:
 
     @property
     def crons(self) -> list[Cron]:
-        """Its expressions."""
-        return [Cron.of(text) for text in self.facts.get("cron") or ()]
+        """Its expressions; what somebody else has written there and is none, is never due."""
+        found = []
+        for text in self.facts.get("cron") or ():
+            with suppress(NodeError):
+                found.append(Cron(text))
+        return found
 
     def waits_for_its_pod(self) -> bool:
         """Whether the newest Job is active, and has no pod."""

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import CapacityError
+from lambdactl.node.cron import Cron, next_of
 from lambdactl.run.status import RunStatus
-from lambdactl.spec.cron import Cron, next_of
 
 from . import labels
 from .errors import AlreadyExists, Forbidden, explain_event
@@ -71,7 +71,7 @@ async def add(client: Client, handed: Handed, target: Target) -> float | None:
         if isinstance(error, AlreadyExists):
             raise CapacityError(taken(handed.name)) from None
         raise
-    return next_of(map(Cron.of, handed.cron), time.time())
+    return next_of(map(Cron, handed.cron), time.time())
 
 
 def taken(name: str) -> str:
