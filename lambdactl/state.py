@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from lambdactl import spec
 from lambdactl.errors import LambdactlError
 from lambdactl.fleet import Fleet
+from lambdactl.spec import FleetSpec
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS fleets (
@@ -76,25 +77,32 @@ class FleetRecord:
     updated_at: float
 
     @property
-    def spec(self) -> spec.FleetSpec:
-        """The fleet's file as it stands now, or as it was remembered when the file is gone.
+    def spec(self) -> FleetSpec:
+        """The fleet's file as it stands now, or as it was remembered when it is gone or another fleet's by now.
 
         Raises:
             SpecError: the file was changed and is not valid any more.
         """
-        if self.path and Path(self.path).is_file():
-            return spec.load(self.path, kind="fleet")
-        return spec.loads(self.text, filename=self.path or self.name, kind="fleet")
+        return self._in_file() or spec.loads(self.text, filename=self.path or self.name, kind="fleet")
 
     def load(self) -> Fleet:
-        """The hosts of an SSH fleet, by its file as it stands now or as it was remembered when the file is gone.
+        """The hosts of an SSH fleet, by the same file.
 
         Raises:
             SpecError: the file was changed and is not valid any more, or it is no SSH fleet.
         """
-        if self.path and Path(self.path).is_file():
-            return Fleet.load(self.path)
-        return Fleet.from_spec(spec.loads(self.text, filename=self.path or self.name, kind="fleet"), path=self.path)
+        # Without a path where the file is another fleet's: nobody may take that for the inventory of this one.
+        path = None if self._is_file() and self._in_file() is None else self.path
+        return Fleet.from_spec(self.spec, path=path)
+
+    def _is_file(self) -> bool:
+        return self.path is not None and Path(self.path).is_file()
+
+    def _in_file(self) -> FleetSpec | None:
+        if self.path is None or not self._is_file():
+            return None
+        found = spec.load(self.path, kind="fleet")
+        return found if found.name in (None, self.name) else None
 
 
 @dataclass(frozen=True)

@@ -161,11 +161,18 @@ def apply(
 
 
 @app.command()
-def delete(file: FileOption = None, fleet: FleetOption = None, yes: YesOption = False) -> None:
+def delete(
+    file: FileOption = None,
+    fleet: FleetOption = None,
+    yes: YesOption = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget the fleet here, although hosts that are gone do not answer.")
+    ] = False,
+) -> None:
     """Tear a fleet down: take away from its hosts exactly what provisioning added."""
     from lambdactl.cli import delete as command
 
-    sys.exit(command.run(file, fleet, yes=yes))
+    sys.exit(command.run(file, fleet, yes=yes, forget=forget))
 
 
 app.command()(gc)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambdactl import spec
 from lambdactl.cli.apply import Options
-from lambdactl.cli.console import confirm, err, note, out, print_table
+from lambdactl.cli.console import confirm, counted, err, note, out, print_table
 from lambdactl.cli.fleet_view import COLUMNS, PLAN_COLUMNS, host_rows, plan_rows, undivided
 from lambdactl.cli.progress import HostProgress
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, CapacityError
@@ -47,7 +48,8 @@ async def _apply(fleet: Fleet, text: str, before: FleetRecord | None, options: O
             print_table(PLAN_COLUMNS, plan_rows(fleet, seen), to=err())
             for name in removed:
                 note(f"{name} is not in the file any more and will be torn down")
-            if not confirm(f"Change {len(seen.changed) + len(removed)} hosts of {fleet.name}?", yes=options.yes):
+            number = counted(len(seen.changed) + len(removed), "host")
+            if not confirm(f"Change {number} of {fleet.name}?", yes=options.yes):
                 return EXIT_OK
         if removed and before is not None:
             failures |= await _tear_down_removed(before, removed)
@@ -56,7 +58,8 @@ async def _apply(fleet: Fleet, text: str, before: FleetRecord | None, options: O
             seen = await _look(fleet, transport)
         elif not seen.problems:
             note(f"{fleet.name}: nothing to change.")
-    _remember(fleet, text, seen, [name for name in removed if name in failures])
+    if seen.facts or before is not None:  # a new file by which no host was reached is no fleet that others could mean
+        _remember(fleet, text, seen, [name for name in removed if name in failures])
     failures = undivided(fleet, seen) | failures
     print_table(COLUMNS, host_rows(fleet, seen, failures))
     return _exit_code(fleet, seen, failures)
@@ -74,8 +77,13 @@ async def _look(fleet: Fleet, transport: Transport, *, force: bool = False) -> S
 
 
 async def _check(fleet: Fleet, text: str, transport: Transport) -> int:
-    """Ansible's own check mode, with its own output."""
-    result = await play("provision", fleet, text, transport, check=True, on_output=lambda piece: print(piece, end=""))
+    """Ansible's own check mode, with its own output; that is of a terminal, whose line ends are none in a file."""
+    ends = "\r" if sys.stdout.isatty() else ""
+
+    def show(piece: str) -> None:
+        print(piece.replace("\r", ends), end="")
+
+    result = await play("provision", fleet, text, transport, check=True, on_output=show)
     return EXIT_OK if not result.failures else EXIT_FAILED
 
 

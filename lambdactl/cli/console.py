@@ -124,6 +124,11 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 host, 2 hosts."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(amount: float | None) -> str:
     """Bytes as people read them, in powers of 1024."""
     if amount is None:

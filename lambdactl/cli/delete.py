@@ -7,7 +7,7 @@ import asyncio
 from lambdactl import spec
 from lambdactl.cli import dev_alias, services
 from lambdactl.cli.apply import find_file
-from lambdactl.cli.console import confirm, note
+from lambdactl.cli.console import confirm, counted, note
 from lambdactl.cli.progress import HostProgress
 from lambdactl.cli.select import choose_fleet, kubernetes_fleet
 from lambdactl.cli.ssh import forget_connections
@@ -18,8 +18,8 @@ from lambdactl.provision import survey
 from lambdactl.state import State
 
 
-def run(file: str | None, fleet_option: str | None, *, yes: bool) -> int:
-    """Tear a fleet down; 0 when nothing of it is left on any host."""
+def run(file: str | None, fleet_option: str | None, *, yes: bool, forget: bool = False) -> int:
+    """Tear a fleet down; 0 when nothing of it is left on any host, or with `forget` on any that answers."""
     if file is None and fleet_option is not None:
         with State() as state:
             if kubernetes := kubernetes_fleet(fleet_option, state):
@@ -28,7 +28,7 @@ def run(file: str | None, fleet_option: str | None, *, yes: bool) -> int:
                 return kube_fleet.delete(kubernetes, yes=yes)
             fleet = choose_fleet(fleet_option, state)
             record = state.fleet(fleet.id)
-        return asyncio.run(_delete(fleet, record.text if record else "", yes=yes))
+        return asyncio.run(_delete(fleet, record.text if record else "", yes=yes, forget=forget))
     path = find_file(file)
     parsed = spec.load(path)
     if isinstance(parsed, spec.ServiceSpec):
@@ -41,7 +41,7 @@ def run(file: str | None, fleet_option: str | None, *, yes: bool) -> int:
 
         return kube_fleet.delete(KubeFleet.from_spec(parsed, path=None if path == "-" else path), yes=yes)
     fleet = Fleet.from_spec(parsed, path=None if path == "-" else path)
-    return asyncio.run(_delete(fleet, parsed.source.text, yes=yes))
+    return asyncio.run(_delete(fleet, parsed.source.text, yes=yes, forget=forget))
 
 
 def _delete_service(service: spec.ServiceSpec, fleet_option: str | None, *, yes: bool) -> int:
@@ -53,7 +53,7 @@ def _delete_service(service: spec.ServiceSpec, fleet_option: str | None, *, yes:
     return code or EXIT_OK
 
 
-async def _delete(fleet: Fleet, text: str, *, yes: bool) -> int:
+async def _delete(fleet: Fleet, text: str, *, yes: bool, forget: bool) -> int:
     from lambdactl.transport import open_transport
 
     async with open_transport(fleet) as transport:
@@ -64,7 +64,7 @@ async def _delete(fleet: Fleet, text: str, *, yes: bool) -> int:
         for name, problem in seen.problems.items():
             if name not in seen.facts:
                 note(f"{name} keeps what it has: {problem.sentence}")
-        if not confirm(f"Tear down {fleet.name} on {len(seen.facts)} hosts?", yes=yes):
+        if not confirm(f"Tear down {fleet.name} on {counted(len(seen.facts), 'host')}?", yes=yes):
             return EXIT_OK
         failures = {}
         if seen.facts:
@@ -75,10 +75,12 @@ async def _delete(fleet: Fleet, text: str, *, yes: bool) -> int:
         note(sentence)
     unreached = [name for name in seen.problems if name not in seen.facts]
     forget_connections(fleet)
-    if failures or unreached:
+    if unreached and not forget:
+        note(f"{fleet.name} stays known here; when these hosts are gone for good, pass --forget.")
+    if failures or (unreached and not forget):
         return EXIT_FAILED if failures else EXIT_UNREACHABLE
     dev_alias.forget_fleet(fleet.id)
     with State() as state:
         state.forget_fleet(fleet.id)
-    note(f"{fleet.name} is torn down.")
+    note(f"{fleet.name} is {'forgotten' if unreached else 'torn down'}.")
     return EXIT_OK

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from lambdactl.cli.select import locate_run, not_found
 from lambdactl.errors import ConnectionFailed
@@ -13,6 +13,7 @@ from lambdactl.fleet import Fleet
 from lambdactl.run.nodes import Problem
 from lambdactl.run.status import RunStatus, fetch_runs
 from lambdactl.state import State
+from lambdactl.transport.api import FailureKind
 
 if TYPE_CHECKING:
     from lambdactl.transport.api import Transport
@@ -34,7 +35,7 @@ async def found_run(key: str, fleet_option: str | None) -> AsyncIterator[Found]:
 
     Raises:
         SpecError: no node knows it.
-        ConnectionFailed: no node could be asked.
+        ConnectionFailed: no node could be asked, or none that answers knows it.
     """
     from lambdactl.transport import open_transport
 
@@ -56,6 +57,12 @@ async def found_run(key: str, fleet_option: str | None) -> AsyncIterator[Found]:
     if problems and len(problems) == asked:
         first = next(iter(problems.values()))
         raise ConnectionFailed(first.sentence)
+    silent = [problem for problem in problems.values() if problem.code in get_args(FailureKind)]
+    if silent:  # it may be there
+        names_of = ", ".join(problem.host for problem in silent)
+        raise ConnectionFailed(
+            f"no run named {key} is known on the nodes that answer. {names_of} did not: {silent[0].sentence}"
+        )
     raise missing
 
 

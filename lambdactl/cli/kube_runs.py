@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.cli import dev_alias
-from lambdactl.cli.console import confirm, note
+from lambdactl.cli.console import confirm, counted, note
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, SpecError
 from lambdactl.state import FleetRecord, State
 
@@ -243,7 +243,7 @@ async def stop(backend: KubernetesBackend, ref: KubeRef, *, abort: bool, yes: bo
         dev_alias.forget([status.run_id])
         note(f"{status.name} has already ended ({status.state}).")
         return EXIT_OK
-    if not confirm(f"Stop the run {status.name} on {status.nodes_num} nodes?", yes=yes):
+    if not confirm(f"Stop the run {status.name} on {counted(status.nodes_num, 'node')}?", yes=yes):
         return EXIT_FAILED
     await backend.stop(ref, abort=abort)
     if not await backend.ended(ref, patience=_PATIENCE + float(ref.view.facts.get("stop_grace") or 0)):

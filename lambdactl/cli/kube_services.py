@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambdactl.cli import service_record
-from lambdactl.cli.console import confirm, note
+from lambdactl.cli.console import confirm, counted, note
 from lambdactl.cli.kube_runs import fleets
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, LambdactlError, SpecError
 from lambdactl.state import State
@@ -94,7 +94,7 @@ def stop(key: str, option: str | None, *, yes: bool, delete: bool = False) -> in
             if found is None:
                 return None
             replicas = len(found.status.data["replicas"])
-            if not confirm(f"Stop the service {key} with {replicas} replicas?", yes=yes):
+            if not confirm(f"Stop the service {key} with {counted(replicas, 'replica')}?", yes=yes):
                 return EXIT_OK if delete else EXIT_FAILED
             grace = float(found.status.data.get("stop_grace") or 0)
             if not await services.stop(found.client, key, patience=services.STOP_PATIENCE + grace):

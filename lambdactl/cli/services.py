@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lambdactl.cli import kube_services, service_record
-from lambdactl.cli.console import ago, confirm, note, print_json, print_table, state_text
+from lambdactl.cli.console import ago, confirm, counted, note, print_json, print_table, state_text
 from lambdactl.cli.service_finding import FoundService, found_service, may_be_service, replica_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, ConnectionFailed
 from lambdactl.run.service_control import (
@@ -105,7 +105,8 @@ def stop(key: str, fleet: str | None, *, yes: bool) -> int | None:
         async with found_service(key, fleet) as found:
             if found is None or found.status.final:
                 return None
-            if not confirm(f"Stop the service {key} with {len(found.status.data['replicas'])} replicas?", yes=yes):
+            replicas = counted(len(found.status.data["replicas"]), "replica")
+            if not confirm(f"Stop the service {key} with {replicas}?", yes=yes):
                 return EXIT_FAILED
             return await _stop(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from lambdactl.cli import dev_alias, kube_runs, kube_schedule, services
-from lambdactl.cli.console import confirm, note
+from lambdactl.cli.console import confirm, counted, note
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
 from lambdactl.run import schedule
@@ -55,7 +55,7 @@ def run(key: str, fleet: str | None, *, abort: bool, yes: bool) -> int:
                 return EXIT_OK
             if status.waits:
                 return await _leave_queue(found, yes=yes)
-            if not confirm(f"Stop the run {status.name} on {status.nodes_num} nodes?", yes=yes):
+            if not confirm(f"Stop the run {status.name} on {counted(status.nodes_num, 'node')}?", yes=yes):
                 return EXIT_FAILED
             untold = await stop_run(found.transport, status.run_id, found.hosts.values(), abort=abort)
             ended = await wait_ended(found.transport, status.run_id, found.hosts.values(), patience=_PATIENCE)

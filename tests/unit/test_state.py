@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lambdactl.errors import LambdactlError
+from lambdactl.fleet import Fleet
 from lambdactl.state import RunRecord, State
 
 OPEN_AND_CLOSE = "import pathlib, sys; from lambdactl.state import State; State(pathlib.Path(sys.argv[1])).__exit__()"
@@ -61,3 +62,28 @@ def test_a_file_that_cannot_be_used_is_told_with_what_helps(tmp_path: Path) -> N
     for path, words in ((damaged, "is not a database.*move it away"), (Path("/dev/full"), "is full.*make room there")):
         with pytest.raises(LambdactlError, match=f"the state file {path} cannot be used .*{words}"):
             State(path)
+
+
+def test_a_file_that_is_another_fleets_by_now_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yml"
+
+    def write(name: str, host: str) -> str:
+        path.write_text(text := f"type: fleet\nname: {name}\nssh_config: {{user: u, hosts: [{host}]}}\n")
+        return text
+
+    with State(tmp_path / "state.db") as state:
+        for name in ("one", "two"):
+            text = write(name, f"host-of-{name}")
+            state.remember_fleet(Fleet.load(path), text, facts={})
+        seen = {record.name: record.load() for record in state.fleets()}
+        assert {name: fleet.hosts[0].name for name, fleet in seen.items()} == {
+            "one": "host-of-one",
+            "two": "host-of-two",
+        }
+        assert (seen["one"].path, seen["two"].path) == (None, str(path))
+        write("two", "another-host")
+        record = state.fleet("two")
+        assert record is not None
+        assert record.load().hosts[0].name == "another-host"
+        path.unlink()
+        assert record.load().hosts[0].name == "host-of-two"
