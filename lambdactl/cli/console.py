@@ -103,8 +103,8 @@ def confirm(question: str, *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise SpecError(f"{question} Nobody can answer here; pass -y to go on without a question.")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     with _interruptible():
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lambdactl.cli import apply, delete
+from lambdactl.cli import apply, delete, finding
 from lambdactl.cli.apply import Options
-from lambdactl.cli.finding import found_run
-from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, ConnectionFailed
+from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, ConnectionFailed, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
+from lambdactl.run.nodes import Problem
+from lambdactl.run.status import RunStatus
 from lambdactl.state import State
-from tests.bed.gang import GangBed
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -53,17 +53,30 @@ def test_a_fleet_whose_hosts_are_gone_is_forgotten_on_request(nobody: Path, caps
     assert known() == []
 
 
-def test_a_run_may_be_on_a_host_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    with GangBed(nodes=2) as bed:
-        monkeypatch.setenv("HOME", str(bed.home))
-        bed.load()
-        text = bed.fleet_file.read_text()
-        silent = bed.addresses[1]
-        bed.fleet_file.write_text(text.replace(silent, "127.0.99.250"))
+@pytest.mark.parametrize(
+    ("code", "error", "words"),
+    [
+        (
+            "timeout",
+            ConnectionFailed,
+            r"no run named train is known on the nodes that answer\. h1 did not: h1: too late\.",
+        ),
+        ("no-runner", SpecError, r"no run named train is known on the nodes; "),
+    ],
+)
+def test_a_run_may_be_on_a_host_that_is_silent(
+    code: str, error: type[LambdactlError], words: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fleet.yml"
+    path.write_text("type: fleet\nname: lab\nssh_config: {user: u, hosts: [h0, h1]}\n")
 
-        async def look() -> None:
-            async with found_run("train", str(bed.fleet_file)):
-                pass
+    async def asked(*_: object) -> tuple[list[RunStatus], dict[str, Problem]]:
+        return [], {"h1": Problem("h1", code, "too late.")}
 
-        with pytest.raises(ConnectionFailed, match=r"no run named train is known on the nodes that answer\. 127\.0\.0"):
-            asyncio.run(look())
+    async def look() -> None:
+        async with finding.found_run("train", str(path)):
+            pass
+
+    monkeypatch.setattr(finding, "fetch_runs", asked)
+    with pytest.raises(error, match=words):
+        asyncio.run(look())
