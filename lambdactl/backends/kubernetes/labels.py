@@ -44,6 +44,11 @@ SCHEDULE_FACTS = "lambdactl.dev/schedule-facts"
 SCHEDULE_LAST = "lambdactl.dev/schedule-last"
 """Annotations of a schedule's first CronJob: what is to be known of it, and what became of its last time (JSON)."""
 
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+KUEUE_GATE = "kueue.x-k8s.io/admission"
+"""Kueue's: the LocalQueue of a Job or a Deployment (and of the Deployment's pods), and what holds such a pod back.
+Source: https://kueue.sigs.k8s.io/docs/tasks/run/deployment/ and plain_pods/."""
+
 MANAGED = f"{MANAGED_BY}={MANAGER}"
 """Selects all that lambdactl has made."""
 

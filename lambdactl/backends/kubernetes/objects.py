@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import parts
-from .labels import FIRST_RANK, RUN_FACTS
+from .labels import FIRST_RANK, KUEUE_QUEUE, RUN_FACTS
 from .model import DELIVERY, LEFTOVER_TTL, PATIENCE, KubeRun, metadata
 from .payload import config_map, secrets
 from .podspec import CONTAINER, pod_template
-
-KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def job(run: KubeRun, owner: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from .labels import KUEUE_GATE, KUEUE_QUEUE
 from .model import GO
 from .podspec import CONTAINER
 
@@ -101,6 +102,8 @@ def unplaced(pod: Pod) -> str | None:
 
 def waiting_for(pod: Pod, remark: str | None = None) -> str | None:
     """What a rank that has not started waits for, in one clause; `remark` is what its last event said."""
+    if any(gate.get("name") == KUEUE_GATE for gate in (pod.get("spec") or {}).get("schedulingGates") or ()):
+        return f"waits for Kueue's queue {(pod['metadata'].get('labels') or {}).get(KUEUE_QUEUE, '')}".rstrip()
     if (why := unplaced(pod)) is not None:
         return f"waits for a node: {why}"
     waiting = (container(pod).get("state") or {}).get("waiting") or {}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import labels, service_contents, service_prober
+from .labels import KUEUE_QUEUE
 from .payload import config_map, prober_name, secrets
 from .podspec import CONTAINER, pod_template
 from .resources import DEPLOYMENTS
@@ -30,12 +31,14 @@ def revision(service: KubeService) -> str:
 
 def deployment(service: KubeService, made_from: str) -> Object:
     """The Deployment, paused until what its pods mount is there."""
+    # Kueue admits its pods one by one. An update leaves the label: Kueue does not let go of what it has admitted.
+    queue = {} if service.run.queue is None else {KUEUE_QUEUE: service.run.queue}
     return {
         "apiVersion": DEPLOYMENTS.api_version,
         "kind": DEPLOYMENTS.kind,
         "metadata": {
             "name": service.name,
-            "labels": service.labels,
+            "labels": service.labels | queue,
             "annotations": {labels.SERVICE_FACTS: service.facts(made_from)},
         },
         "spec": {

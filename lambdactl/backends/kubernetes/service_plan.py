@@ -152,6 +152,7 @@ def _run(
         env=env,
         gpus=_gpus(task),
         node_timeout=int(overrides.node_timeout),
+        queue=target.queue,
         alone=True,
     )
     return task, run

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .client import open_client
 from .errors import Forbidden
-from .labels import MANAGED, RUN, RUN_ID, SCHEDULE, SCHEDULE_FACTS, SERVICE, SERVICE_FACTS, is_part
-from .objects import KUEUE_QUEUE
+from .labels import KUEUE_QUEUE, MANAGED, RUN, RUN_ID, SCHEDULE, SCHEDULE_FACTS, SERVICE, SERVICE_FACTS, is_part
 from .podstate import condition, moment
 from .proxy_objects import SELECTOR as PROXIES
 from .resources import CONFIGMAPS, CRONJOBS, DEPLOYMENTS, JOBS, PODS, SECRETS, SERVICES, Resource

@@ -231,7 +231,7 @@ class RunView:
                 return self._order() or {"state": "stopped", "reason": "gang-failed", "message": None}
             return {"state": "stopped", "reason": "gang-failed", "message": "was not started"}
         if self.suspended:
-            queue = ((self.job or {}).get("metadata") or {}).get("labels", {}).get("kueue.x-k8s.io/queue-name")
+            queue = ((self.job or {}).get("metadata") or {}).get("labels", {}).get(labels.KUEUE_QUEUE)
             return {"message": f"waits for Kueue's queue {queue}" if queue else "is not released yet"}
         return {}
 

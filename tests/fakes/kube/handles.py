@@ -86,8 +86,9 @@ class PodHandle:
         self.cluster.call(lambda: self.cluster.server.evict(self.namespace, self._pod()["metadata"]["name"]))
         return self
 
-    def delete(self) -> PodHandle:
-        self.cluster.call(lambda: self.cluster.server.delete(PODS, self._pod(), {}))
+    def delete(self, *, grace: int | None = None) -> PodHandle:
+        options = {} if grace is None else {"gracePeriodSeconds": grace}
+        self.cluster.call(lambda: self.cluster.server.delete(PODS, self._pod(), options))
         return self
 
     def _pod(self) -> Object:

@@ -259,6 +259,12 @@ def test_deletion_is_sigterm_a_grace_time_and_sigkill(real: FakeCluster, tmp_pat
         real.wait(lambda name=name: real.store.find("pods", "default", name) is None)
         log = b"".join(line for _, line in real.kubelet.logs[uid, "main"].lines)
         assert log == (b"up\nbye\n" if name == "polite" else b"up\n")
+    # Without a grace time the object is gone at once, and its container killed.
+    put("forced", "echo up; sleep 1000 & wait", 60)
+    uid = real.pod("forced").object["metadata"]["uid"]
+    real.pod("forced").delete(grace=0)
+    assert real.store.find("pods", "default", "forced") is None
+    real.wait(lambda: uid not in real.kubelet.pods)
 
 
 @pytestmark_process

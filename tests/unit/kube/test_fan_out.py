@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import time
@@ -19,8 +20,9 @@ import pytest
 from lambdactl.backends.kubernetes import delivery
 from lambdactl.backends.kubernetes.archive import items
 from lambdactl.backends.kubernetes.client import Listing
-from lambdactl.backends.kubernetes.errors import Unavailable
+from lambdactl.backends.kubernetes.errors import Forbidden, Unavailable
 from lambdactl.backends.kubernetes.filestore import FileStore
+from lambdactl.backends.kubernetes.labels import SCHEDULE, SCHEDULE_FACTS
 from lambdactl.backends.kubernetes.receiver import Receiver
 from lambdactl.backends.kubernetes.resources import Resource
 from lambdactl.backends.kubernetes.settings import FilesVolume
@@ -52,6 +54,7 @@ class Gang:
             if volume is not None:
                 (pod.base / "store").symlink_to(volume)
         self.notes: list[str] = []
+        self.schedules: tuple[Any, ...] = ()
 
     async def exec(self, pod: str, command: list[str], *, stdin: bytes, timeout: float) -> Completed:
         self.trouble(pod, command[2])
@@ -65,9 +68,12 @@ class Gang:
         return Completed(done.returncode, done.stdout, done.stderr)
 
     async def list(self, _resource: Resource, *, labels: str) -> Listing:
-        """Schedules, of which there are none."""
+        """Schedules."""
         assert labels
-        return Listing([], "1")
+        for one in self.schedules:
+            if isinstance(one, Forbidden):
+                raise one
+        return Listing(list(self.schedules), "1")
 
     def deliver(self, files: FilesVolume | None = None) -> Progress:
         seen: list[int] = []
@@ -251,6 +257,38 @@ def test_the_volume_is_bounded_by_age_and_size(gang: Any, folder: Path, tmp_path
     put(FilesVolume(claim="shared", size=0.001))
     assert "older" not in os.listdir(volume)
     assert {"new", digest} <= set(os.listdir(volume))
+
+
+def test_what_schedules_need_is_no_ones_to_remove(gang: Any, folder: Path, tmp_path: Path) -> None:
+    """As old as it is, it counts as used; and who cannot know what they need removes nothing."""
+    volume = tmp_path / "volume" / "trees"
+    one = gang(1, folder, volume.parent)
+    tree, piece, stray = (volume / (digit * 64) for digit in "abc")
+    volume.mkdir(parents=True)
+    tree.write_text(f"00000000 1 {piece.name}\n")
+    piece.write_text("p")
+    schedule = {
+        "metadata": {
+            "name": "nightly-cron",
+            "labels": {SCHEDULE: "nightly"},
+            "annotations": {SCHEDULE_FACTS: json.dumps({"trees": [tree.name, "; rm -rf /"]})},
+        }
+    }
+
+    def put(*schedules: Any) -> None:
+        stray.write_text("s")
+        for path in volume.iterdir():
+            age(path, 15)
+        one.schedules = schedules
+        store = FileStore(Receiver(one), "rank-0", FilesVolume(claim="shared"))
+        asyncio.run(store.put(items(one.content)[0]))
+
+    put(schedule)
+    assert (tree.exists(), piece.exists(), stray.exists()) == (True, True, False)
+    put(Forbidden("cronjobs is forbidden"))
+    assert (tree.exists(), piece.exists(), stray.exists()) == (True, True, True)
+    put()
+    assert (tree.exists(), piece.exists(), stray.exists()) == (False, False, False)
 
 
 def test_a_pod_takes_trees_from_the_volume_by_itself(gang: Any, folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from lambdactl.backends.kubernetes.resources import NODES, PODS
 from lambdactl.backends.kubernetes.service_objects import deployment, front, owned
 from lambdactl.backends.kubernetes.service_plan import KubeServicePlan, make_plan
 from lambdactl.backends.kubernetes.service_probes import container_probes
+from lambdactl.backends.kubernetes.service_view import replica_message
 from lambdactl.errors import CapacityError, SpecError
 from lambdactl.run.plan import Overrides
 from lambdactl.run.service import ServiceOverrides
@@ -197,6 +200,36 @@ def test_where_the_probes_are_asked(cluster: FakeCluster, anywhere: Target) -> N
     both = replace(anywhere, image="all:1", probe_image="probes:1")
     assert plan(cluster, replace(anywhere, image="all:1"), model).service.prober == "all:1"
     assert plan(cluster, both, model).service.prober == "probes:1"
+
+
+def test_kueue_admits_the_replicas(cluster: FakeCluster, anywhere: Target) -> None:
+    plain, queued = (plan(cluster, replace(anywhere, queue=queue), WEB) for queue in (None, "team-a"))
+    made = objects(queued)[0]
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    # Kueue's webhook marks the pods itself; a queue is no reason to replace replicas.
+    assert made["spec"] == objects(plain)[0]["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in objects(plain)[0]["metadata"]["labels"]
+    # As Kueue and the scheduler leave a pod that has to wait.
+    pod = {
+        "metadata": {"name": "web-1", "labels": {"kueue.x-k8s.io/queue-name": "team-a"}},
+        "spec": {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]},
+        "status": {"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]},
+    }  # fmt: skip
+    assert replica_message(pod) == "waits for Kueue's queue team-a"
+
+
+def test_the_login_is_for_the_registry_of_the_image_and_no_other(cluster: FakeCluster, anywhere: Target) -> None:
+    text = WEB.replace("type: http,", "type: http, method: post,")
+    found = objects(plan(cluster, replace(anywhere, probe_image="elsewhere.example.org/probes:1"), text))
+    pod = found[0]["spec"]["template"]["spec"]
+    assert pod["initContainers"][0]["image"] == "elsewhere.example.org/probes:1"
+    (name,) = [one["name"] for one in pod["imagePullSecrets"]]
+    (login,) = [item for item in found if item["metadata"]["name"] == name]
+    auths = json.loads(base64.b64decode(login["data"][".dockerconfigjson"]))["auths"]
+    assert list(auths) == ["registry.example.com"]
 
 
 def test_docker_and_idle_gpus_are_as_for_tasks(
