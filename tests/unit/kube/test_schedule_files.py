@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +29,7 @@ from lambdactl.backends.kubernetes.schedule_content import bring, taken
 from lambdactl.backends.kubernetes.schedule_task import content_of
 from lambdactl.backends.kubernetes.settings import FilesVolume
 from lambdactl.errors import LambdactlError
-from lambdactl.run.content import collect
+from lambdactl.run.content import RunContent, collect
 from lambdactl.spec import loads
 from tests.fakes.kube import FakeCluster, FakeNode
 from tests.fakes.kube.process import usable
@@ -251,6 +255,52 @@ def test_a_branch_moves_and_a_hash_does_not(repository: Path, tmp_path: Path, mo
     assert fetched(", branch: main") == git(repository, "rev-parse", "main")
     with pytest.raises(LambdactlError, match="has no branch or commit gone"):
         fetched(", branch: gone")
+
+
+class WithLogin(SimpleHTTPRequestHandler):
+    """A server of files that asks for the login ada:pw12."""
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"ada:pw12").decode():
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+def test_a_login_in_the_url_is_used_and_not_told(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "about.json").write_text('{"content": []}')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    git(repository, "update-server-info")
+    handler = partial(WithLogin, directory=str(repository / ".git"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def fetched(login: str) -> RunContent:
+            url = f"http://{login}127.0.0.1:{server.server_port}/"
+            task = loads(f"type: task\ncommands: [x]\nrepos: [{{url: '{url}', branch: dev}}]", kind="task")
+            return content_of(SimpleNamespace(task=task), tmp_path, tmp_path)  # type: ignore[arg-type]
+
+        try:
+            found = fetched("ada:pw12@").repo
+            assert found is not None
+            assert (found.commit, found.title) == (
+                git(repository, "rev-parse", "dev"), f"http://127.0.0.1:{server.server_port}/",
+            )  # fmt: skip
+            for login in ("ada:wrong-pw@", ""):
+                with pytest.raises(LambdactlError, match="cannot be had: ") as why:
+                    fetched(login)
+                assert "wrong-pw" not in str(why.value)
+        finally:
+            server.shutdown()
 
 
 def test_a_repository_is_fetched_anew_at_each_time(bed: Bed, repository: Path) -> None:
