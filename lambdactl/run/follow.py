@@ -99,7 +99,9 @@ class Follower:
                 cursor.last_problem = error.failure.message
             now = time.monotonic()
             lost_since = now if lost_since is None or cursor.offset != before else lost_since
-            if now - lost_since > self._give_up or await self._ended_elsewhere(cursor):
+            # Only who follows waits for a node to come back.
+            idle = not self._follow and cursor.offset == before
+            if idle or now - lost_since > self._give_up or await self._ended_elsewhere(cursor):
                 self._notify(
                     f"rank {cursor.rank} on {cursor.host} does not answer any more ({cursor.last_problem}); "
                     "its log is incomplete here."

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lambdactl.run.follow import Cursor, Follower
 from lambdactl.run.screen import LogOutput, Prefixer, TerminalFilter
-from lambdactl.transport.api import Transport
+from lambdactl.transport.api import Failure, Transport, TransportError
 
 HARMLESS = [b"plain\n", b"\x1b[1;31mred\x1b[0m\n", b"50%\r100%\n", "déjà vu ✓\n".encode(), b"tab\there\n"]
 HARMFUL = [
@@ -85,6 +85,25 @@ def test_ranks_are_prefixed_only_when_there_are_several(tmp_path: Path) -> None:
     assert stream.getvalue() == b" 0: one\n10: \xff\n 0: two\n"
     assert (tmp_path / "rank-0.log").read_bytes() == b"one\ntwo"
     assert (tmp_path / "rank-10.log").read_bytes() == b"\xff\n"
+
+
+def test_a_log_that_is_not_followed_is_not_waited_for() -> None:
+    class Dead:
+        tries = 0
+
+        async def channel(self, name: str, command: str) -> None:
+            self.tries += 1
+            raise TransportError(Failure(name, "unreachable", f"{name} is dead.", "Wake it."))
+
+        async def connect(self, names: list[str]) -> None: ...
+
+    dead, told = Dead(), list[str]()
+    output = LogOutput([0], stream=io.BytesIO())
+    transport = cast(Transport, dead)
+    follower = Follower(transport, "run", {0: "h0"}, output, show=[0], follow=False, notify=told.append)
+    asyncio.run(follower.run())
+    assert dead.tries == 1
+    assert told == ["rank 0 on h0 does not answer any more (h0 is dead.); its log is incomplete here."]
 
 
 def test_a_screen_that_is_gone_is_told_as_it_is() -> None:
