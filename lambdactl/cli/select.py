@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from lambdactl.state import FleetRecord, State
 
 if TYPE_CHECKING:
     from lambdactl.backends.kubernetes.fleet import KubeFleet
+
+
+_KEY = re.compile(r"[a-z0-9-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,13 @@ def known_fleets(option: str | None, state: State) -> list[Fleet]:
 
 
 def locate_run(key: str, option: str | None, state: State) -> RunRef:
-    """Where to ask for a run: the hosts that this machine submitted it to, else all hosts of the known fleets."""
+    """Where to ask for a run: the hosts that this machine submitted it to, else all hosts of the known fleets.
+
+    Raises:
+        SpecError: nothing can have that name, or no fleet is known.
+    """
+    if not _KEY.fullmatch(key):
+        raise SpecError(f"{key!r} is neither a run's name (a-z, 0-9 and '-') nor its id.")
     record = state.run(key)
     if record is not None and not option and (fleet_record := state.fleet(record.fleet_id)):
         fleet = fleet_record.load()

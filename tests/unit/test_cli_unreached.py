@@ -10,6 +10,7 @@ import pytest
 
 from lambdactl.cli import apply, delete, finding
 from lambdactl.cli.apply import Options
+from lambdactl.cli.select import locate_run
 from lambdactl.errors import EXIT_OK, EXIT_UNREACHABLE, ConnectionFailed, LambdactlError, SpecError
 from lambdactl.fleet import Fleet
 from lambdactl.run.nodes import Problem
@@ -80,3 +81,12 @@ def test_a_run_may_be_on_a_host_that_is_silent(
     monkeypatch.setattr(finding, "fetch_runs", asked)
     with pytest.raises(error, match=words):
         asyncio.run(look())
+
+
+@pytest.mark.parametrize("key", ["", "$(id)", "Train", "\x1b[31mx", "a b"])
+def test_what_can_be_no_run_is_asked_of_nobody(key: str, home: Path) -> None:
+    with (
+        State() as state,
+        pytest.raises(SpecError, match=r"^'.*' is neither a run's name \(a-z, 0-9 and '-'\) nor its id"),
+    ):
+        locate_run(key, None, state)
