@@ -10,7 +10,7 @@ from lambdactl.cli import dev_alias, dev_session, kube_runs, services
 from lambdactl.cli.console import note
 from lambdactl.cli.finding import Found, found_run
 from lambdactl.cli.following import follow_to_end
-from lambdactl.cli.logs import parse_since, ranks_wanted
+from lambdactl.cli.logs import check_choice, parse_since, ranks_wanted
 from lambdactl.run.ports import choose, forwarded, wanted
 
 
@@ -29,6 +29,7 @@ def run(
 
     A service is reached on a local port until Ctrl-C.
     """
+    check_choice(rank, all_ranks=all_ranks)
     code = services.attach(key, fleet)
     if code is not None:
         return code

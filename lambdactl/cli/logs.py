@@ -31,6 +31,7 @@ def run(
 ) -> int:
     """Print what is kept of the log; with `follow`, go on until the run ends. Not 0 only when a log cannot be read."""
     moment = parse_since(since)
+    check_choice(rank, all_ranks=all_ranks)
     try:
         code = kube_services.print_log(key, fleet, replica, since=moment, follow=follow, log_dir=log_dir)
     except KeyboardInterrupt:
@@ -78,6 +79,12 @@ def parse_since(text: str | None) -> float | None:
     if seconds is None:
         raise SpecError(f"--since {text!r} is neither a length of time (30s, 10m, 2h) nor a date (2026-11-23T08:00).")
     return time.time() - seconds
+
+
+def check_choice(rank: int | None, *, all_ranks: bool) -> None:
+    """Raises SpecError where one rank and all of them are asked for."""
+    if all_ranks and rank is not None:
+        raise SpecError("--all shows every rank and --rank one of them; give one of the two options.")
 
 
 def ranks_wanted(status: RunStatus, hosts: Mapping[int, str], rank: int | None, *, all_ranks: bool) -> list[int]:

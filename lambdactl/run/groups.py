@@ -75,5 +75,6 @@ def shortage(task: TaskSpec, fits: Sequence[Sequence[str]], reasons: Sequence[Ma
     for group, hosts, why in zip(task.groups or (), fits, reasons, strict=True):
         if len(hosts) < group.nodes:
             shown = "; ".join(f"{name} {reason}" for name, reason in list(why.items())[:4])
-            return f"group {group.name} wants {group.nodes} nodes, {len(hosts)} can take it: {shown}"
+            wanted = "1 node" if group.nodes == 1 else f"{group.nodes} nodes"
+            return f"group {group.name} wants {wanted}, {len(hosts)} can take it: {shown}"
     return "its groups want the same hosts: each host takes one rank"

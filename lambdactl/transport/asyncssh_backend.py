@@ -108,6 +108,8 @@ class AsyncsshTransport(BaseTransport):
             return host_key_failure(place, client.changed)
         if client.unknown_key:
             return failure(place, "unknown-key", self.fleet.known_hosts)
+        if client.unfiled:
+            return failure(place, "unfiled-key", client.unfiled)
         return failure(place, problem.cause, problem.detail)
 
     async def _exec(self, name: str, command: str, data: bytes, timeout: float | None) -> Outcome:

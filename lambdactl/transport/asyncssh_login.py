@@ -71,6 +71,7 @@ class Client(asyncssh.SSHClient):
         self.connection: asyncssh.SSHClientConnection | None = None
         self.changed: HostKeyChanged | None = None
         self.unknown_key = False
+        self.unfiled = ""  # why the key of a new host could not be kept
         self.spared = False  # the gate was shut: the key was not tried here
         self._credential: Hashable = None
         self._entered = False
@@ -99,6 +100,9 @@ class Client(asyncssh.SSHClient):
             if self._policy.rule != "no" or changed.revoked:
                 self.changed = changed
                 return False
+        except OSError as error:
+            self.unfiled = f"{self._policy.known_hosts.path}: {error.strerror or error}"
+            return False
         return True
 
     def _filed_as(self, host: str, port: int | None) -> tuple[str, int]:

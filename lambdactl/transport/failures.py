@@ -11,7 +11,7 @@ from lambdactl.transport.hostkeys import HostKeyChanged
 
 Cause = Literal[
     "refused", "timeout", "name", "route", "auth", "no-key", "auth-stopped", "forwarding", "algorithms", "dropped",
-    "lost", "unknown-key", "not-started", "too-long", "too-big", "other",
+    "lost", "unknown-key", "unfiled-key", "not-started", "too-long", "too-big", "other",
 ]  # fmt: skip
 
 
@@ -85,6 +85,11 @@ CAUSES: dict[Cause, tuple[FailureKind, FailureKind, str, str]] = {
         "host-key", "host-key",
         "The host key of {what} is not on file, and the fleet's host key policy is to trust only those that are.",
         "Add it to {detail}, or set the policy accept-new.",
+    ),
+    "unfiled-key": (
+        "host-key", "host-key",
+        "The host key of {what} cannot be kept: {detail}.",
+        "Make that file writable for you: it is where a changed key will be noticed.",
     ),
     "forwarding": (
         "jump-forwarding", "jump-forwarding",

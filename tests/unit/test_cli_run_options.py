@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lambdactl import spec
-from lambdactl.cli import apply, logs, ssh
+from lambdactl.cli import apply, attach, logs, ssh
 from lambdactl.cli.apply import Options
 from lambdactl.cli.apply_task import _overrides
 from lambdactl.cli.run_options import effective
@@ -94,6 +94,13 @@ def test_a_folder_of_logs_that_cannot_be_is_told_before_there_is_a_run(folder: P
 def test_a_length_of_time_is_named_as_it_was_given(folder: Path, option: str) -> None:
     with pytest.raises(SpecError, match=f"^'--{option.replace('_', '-')}' must be a number of seconds"):
         _overrides(Options(**{option: "5x"}))  # type: ignore[arg-type]  # each of them is a text
+
+
+def test_one_rank_and_all_of_them_are_two_questions() -> None:
+    with pytest.raises(SpecError, match=r"give one of the two options\.$"):
+        logs.run("train", None, rank=1, all_ranks=True, since=None, follow=False, log_dir=None)
+    with pytest.raises(SpecError, match=r"give one of the two options\.$"):
+        attach.run("train", None, rank=1, all_ranks=True, since=None, log_dir=None)
 
 
 def test_a_replica_of_what_is_no_service_is_refused(folder: Path) -> None:

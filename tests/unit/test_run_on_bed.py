@@ -248,9 +248,7 @@ def test_groups_have_their_own_commands_and_know_each_other(bed: GangBed) -> Non
     assert end.status.state == "done"
     wrong = spec.loads(text.replace("commands:", "resources: {gpu: 'B200:8'}\n  commands:", 1))
     assert isinstance(wrong, spec.TaskSpec)
-    with pytest.raises(
-        CapacityError, match=r"grouped does not fit into bed: group 0 wants 1 nodes, 0 can take it: 127"
-    ):
+    with pytest.raises(CapacityError, match=r"grouped does not fit into bed: group 0 wants 1 node, 0 can take it: 127"):
         run(bed.load(), wrong)
 
 

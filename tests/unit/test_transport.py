@@ -203,6 +203,16 @@ def test_a_changed_host_key_is_refused_with_the_remedy(bed: Bed, kind: str, wher
     assert [result.rc for result in use(fleet, kind, echo).values()] == [3, 3]
 
 
+def test_host_keys_that_cannot_be_kept_are_refused_with_the_files_name(bed: Bed) -> None:
+    fleet = bed.fleet()
+    file = Path(fleet.known_hosts).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.symlink_to("/proc/none/known_hosts")
+    results = use(fleet, "asyncssh", echo)
+    assert {result.kind for result in results.values()} == {"host-key"}
+    assert all(f"cannot be kept: {file}: No such file" in result.message for result in results.values())
+
+
 def test_both_kinds_trust_what_the_other_one_filed(bed: Bed) -> None:
     fleet = bed.fleet()
     for kind in (*KINDS, *KINDS):
