@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -33,15 +32,6 @@ MARK = "LAMBDACTL_BED"
 
 # MaxStartups counts half-open logins of one machine; here one sshd plays all nodes, so its limit must not.
 NODE_OPTIONS = {"MaxStartups": "10000", "MaxSessions": "10"}
-
-ENTER = """#!/bin/sh
-# SSH_CONNECTION: client address, client port, server address, server port.
-set -- $SSH_CONNECTION
-export LAMBDACTL_ROOT={roots}/$3
-[ -d "$LAMBDACTL_ROOT" ] || mkdir -p "$LAMBDACTL_ROOT"
-[ -n "$SSH_ORIGINAL_COMMAND" ] && exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
-exec /bin/sh
-"""
 
 
 def node_address(index: int) -> str:
@@ -81,7 +71,8 @@ class Bed:
 
     def _prepare(self, jumps: int, trace: bool) -> None:
         (self.home / ".ssh").mkdir(parents=True, mode=0o700)
-        self.roots.mkdir()
+        for address in self.addresses:
+            (self.roots / address).mkdir(parents=True)
         self.key = make_key(self.directory / "id")
         self.authorized_keys = self.directory / "authorized_keys"
         self.authorize(self.key)
@@ -90,9 +81,6 @@ class Bed:
             for n in range(jumps)
         ]
         self.node = Sshd(self.directory, "node", "127.1.0.1", authorized_keys=self.authorized_keys, listen="0.0.0.0")
-        enter = self.directory / "enter"
-        enter.write_text(ENTER.format(roots=shlex.quote(str(self.roots))))
-        enter.chmod(0o755)
         # SHLVL keeps bash from reading the user's dotfiles in a session that is no login.
         environment = f"SHLVL=5 {MARK}={self._mark}"
         for jump in self.jumps:
@@ -101,8 +89,11 @@ class Bed:
         self.node.options |= NODE_OPTIONS
         self.node.options |= {
             "AllowUsers": f"{self.user}@127.0.0.0/8",  # it listens on every address, and is for loopback only
-            "SetEnv": environment,
-            "ForceCommand": str(enter),
+        }
+        # The address that was called says which node is meant: no program of the bed's own is in the way of a session.
+        self.node.matches = {
+            f"LocalAddress {address}": {"SetEnv": f"{environment} LAMBDACTL_ROOT={self.roots / address}"}
+            for address in self.addresses
         }
 
     def authorize(self, key: Path) -> None:

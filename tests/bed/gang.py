@@ -21,7 +21,8 @@ class GangBed(Bed):
             f"sh -c 'LAMBDACTL_ROOT={self.roots}/{{ip}} exec python3 -I -S "
             f"{self.roots}/{{ip}}/opt/lambdactl/runner.pyz agent {{run}}'"
         )
-        self.node.options["SetEnv"] += f' "LAMBDACTL_PEER_COMMAND={peer}"'
+        for options in self.node.matches.values():
+            options["SetEnv"] += f' "LAMBDACTL_PEER_COMMAND={peer}"'
         self._runner = content.runner_zipapp()
         for address in self.addresses:
             self.install(address)

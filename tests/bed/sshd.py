@@ -65,13 +65,15 @@ class Sshd:
             "HostKey": str(self.host_key),
             "AuthorizedKeysFile": str(authorized_keys),
         }
+        self.matches: dict[str, dict[str, str]] = {}  # options of connections that a criterion of `Match` holds for
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and wait until the port answers."""
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation folder
-        self.config.write_text("".join(f"{key} {value}\n" for key, value in self.options.items()))
+        blocks = [self.options, *({"Match": criterion, **options} for criterion, options in self.matches.items())]
+        self.config.write_text("".join(f"{key} {value}\n" for block in blocks for key, value in block.items()))
         with self.log.open("ab") as log:
             begin = log.tell()  # what an earlier start of this server wrote says nothing about this one
             argv = [SSHD, "-D", "-e", "-f", str(self.config)]

@@ -83,7 +83,8 @@ def test_a_new_node_gets_it_from_another_one(bed: GangBed, tmp_path: Path) -> No
 
 def test_where_nodes_cannot_reach_each_other_the_controller_sends(tmp_path: Path) -> None:
     bed = GangBed(nodes=3)
-    bed.node.options["SetEnv"] = bed.node.options["SetEnv"].replace("exec python3", "exit 255; exec python3")
+    for options in bed.node.matches.values():
+        options["SetEnv"] = options["SetEnv"].replace("exec python3", "exit 255; exec python3")
     with bed:
         made = folder(tmp_path)
         done = send(bed, made)
