@@ -83,7 +83,7 @@ class FleetRecord:
         Raises:
             SpecError: the file was changed and is not valid any more.
         """
-        return self._in_file() or spec.loads(self.text, filename=self.path or self.name, kind="fleet")
+        return self._current()[0]
 
     def load(self) -> Fleet:
         """The hosts of an SSH fleet, by the same file.
@@ -91,18 +91,18 @@ class FleetRecord:
         Raises:
             SpecError: the file was changed and is not valid any more, or it is no SSH fleet.
         """
-        # Without a path where the file is another fleet's: nobody may take that for the inventory of this one.
-        path = None if self._is_file() and self._in_file() is None else self.path
-        return Fleet.from_spec(self.spec, path=path)
+        found, path = self._current()
+        return Fleet.from_spec(found, path=path)
 
-    def _is_file(self) -> bool:
-        return self.path is not None and Path(self.path).is_file()
-
-    def _in_file(self) -> FleetSpec | None:
-        if self.path is None or not self._is_file():
-            return None
-        found = spec.load(self.path, kind="fleet")
-        return found if found.name in (None, self.name) else None
+    def _current(self) -> tuple[FleetSpec, str | None]:
+        """The spec, and its file; None where that is another fleet's: nobody may take it for this one's inventory."""
+        path = self.path
+        if path is not None and Path(path).is_file():
+            found = spec.load(path, kind="fleet")
+            if found.name in (None, self.name):
+                return found, path
+            path = None
+        return spec.loads(self.text, filename=self.path or self.name, kind="fleet"), path
 
 
 @dataclass(frozen=True)
