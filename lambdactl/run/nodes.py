@@ -87,10 +87,7 @@ async def call(
         For each host the list of results (a dict, or a Problem where the runner refused that request), or one Problem
         where the node could not be asked at all.
     """
-    payloads = {
-        host: (runner_command("serve"), b"".join(_line(number, request) for number, request in enumerate(items, 1)))
-        for host, items in requests.items()
-    }
+    payloads = {host: _payload(items) for host, items in requests.items()}
     answers = await transport.fan_out(payloads, timeout=timeout)
     return {host: _replies(host, answers[host], len(requests[host])) for host in requests}
 
@@ -111,20 +108,27 @@ async def call_all(
     if settled is not None:
         return await _until_settled(transport, requests, timeout, settled)
     answers = await call(transport, {host: [request] for host, request in requests.items()}, timeout=timeout)
-    return {host: answer if isinstance(answer, Problem) else answer[0] for host, answer in answers.items()}
+    return {host: _only(answer) for host, answer in answers.items()}
+
+
+def _payload(requests: Sequence[Mapping[str, Any]]) -> tuple[str, bytes]:
+    return runner_command("serve"), b"".join(_line(number, request) for number, request in enumerate(requests, 1))
+
+
+def _only(answer: list[Reply | Problem] | Problem) -> Reply | Problem:
+    return answer if isinstance(answer, Problem) else answer[0]
 
 
 async def _until_settled(
     transport: Runner, requests: Mapping[str, Mapping[str, Any]], timeout: float | None, settled: Settled
 ) -> dict[str, Reply | Problem]:
-    payloads = {host: (runner_command("serve"), _line(1, request)) for host, request in requests.items()}
+    payloads = {host: _payload([request]) for host, request in requests.items()}
     come: dict[str, Reply | Problem] = {}
     try:
         async with asyncio.timeout(None) as limit:
 
             def heard(host: str, outcome: Outcome) -> None:
-                answer = _replies(host, outcome, 1)
-                come[host] = answer if isinstance(answer, Problem) else answer[0]
+                come[host] = _only(_replies(host, outcome, 1))
                 if limit.when() is None and settled(come):
                     limit.reschedule(asyncio.get_running_loop().time() + OTHERS_GET)
 
