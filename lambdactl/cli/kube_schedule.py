@@ -60,8 +60,8 @@ async def hand_over(
         environ=passed_on(os.environ),
     )
     await schedules.admit(client, handed, plan.target)
-    if (files := plan.target.files_volume) is not None and brought.found:
-        sent = await fill(client, files, image(plan.target), brought.found)
+    if (files := plan.target.files_volume) is not None and brought.stored:
+        sent = await fill(client, files, image(plan.target), brought.stored)
         note(f"sent {size(sent)}." if sent else "the files volume has every file already.")
     due = await schedules.add(client, handed, plan.target)
     when = "is never due" if due is None else time.strftime("is started first at %Y-%m-%d %H:%M UTC", time.gmtime(due))

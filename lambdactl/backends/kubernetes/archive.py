@@ -119,9 +119,9 @@ class Archived(Tree):
 LOST = "the files that were handed over are not all in the files volume any more; hand the task over again."
 
 
-def pieces(item: Item) -> Sequence[Piece]:
+def pieces(item: Item) -> tuple[Piece, ...]:
     """The pieces of its archive; reads all of it, where that has to be made."""
-    return item.tree.pieces if isinstance(item.tree, Archived) else [piece for piece, _ in archive(item)]
+    return item.tree.pieces if isinstance(item.tree, Archived) else tuple(piece for piece, _ in archive(item))
 
 
 def listed(found: Sequence[Piece]) -> bytes:
@@ -129,9 +129,9 @@ def listed(found: Sequence[Piece]) -> bytes:
     return "".join(piece.line for piece in found).encode()
 
 
-def digest(item: Item) -> str:
-    """A tree's name in the files volume."""
-    return hashlib.sha256(listed(pieces(item))).hexdigest()
+def digest(found: Sequence[Piece]) -> str:
+    """A tree's name in the files volume, by the pieces of its archive."""
+    return hashlib.sha256(listed(found)).hexdigest()
 
 
 def archive(item: Item) -> Iterator[tuple[Piece, bytes]]:

@@ -16,18 +16,17 @@ themselves, and for schedules, of which nothing runs between two times, by whoev
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from lambdactl.errors import LambdactlError
 
 from . import labels, schedules
-from .archive import LIST, PIECE, Item, Piece, archive, bundle, listed, pieces
+from .archive import LIST, PIECE, Item, Piece, archive, bundle, digest, listed, pieces
 from .filesvolume import claim_problem, mount, volume
 from .payload import BASE, container_file
 from .podstate import condition, hopeless, running, unplaced
@@ -65,25 +64,28 @@ class FileStore:
         self._kept_at = -math.inf
         self._removes = True
 
-    async def put(self, item: Item) -> str:
+    async def put(self, item: Item, known: Sequence[Piece] | None = None) -> str:
         """See that all of a tree is there; its name. What is there already is not sent.
+
+        Args:
+            known: the pieces of its archive, where they have been worked out; that reads all of it.
 
         Raises:
             StoreClosed: the pod cannot write the volume.
             LambdactlError: files have changed meanwhile, or the pod says why not.
         """
-        tree = listed(await asyncio.to_thread(pieces, item))
+        found = known if known is not None else await asyncio.to_thread(pieces, item)
         await self._keep()
-        digest = hashlib.sha256(tree).hexdigest()
-        lacking = await self._have(digest)
+        tree = digest(found)
+        lacking = await self._have(tree)
         if lacking is None:
-            await self._receiver.lines(self._pod, "learn", digest, data=tree)
-            lacking = await self._have(digest)
+            await self._receiver.lines(self._pod, "learn", tree, data=listed(found))
+            lacking = await self._have(tree)
         if lacking is None:
             raise StoreClosed("the files volume does not keep what is written there.")
         if lacking:
             await self._send(item, lacking)
-        return digest
+        return tree
 
     async def _keep(self) -> None:
         """Count what schedules need as used now, because the pods that store something also remove what is unused."""
@@ -95,9 +97,9 @@ class FileStore:
             await self._receiver.lines(self._pod, "keep", *trees)
         self._kept_at = time.monotonic()
 
-    async def _have(self, digest: str) -> set[str] | None:
+    async def _have(self, tree: str) -> set[str] | None:
         """The sha256 of the pieces that it lacks; None where it does not know the tree."""
-        answer = await self._receiver.lines(self._pod, "have", digest, *self._limits if self._removes else ())
+        answer = await self._receiver.lines(self._pod, "have", tree, *self._limits if self._removes else ())
         if ["closed"] in answer:
             raise StoreClosed("the run's user cannot write the files volume.")
         return {line[1] for line in answer if line[0] == "lacks"} if ["known"] in answer else None
@@ -161,11 +163,17 @@ async def open_store(
 
 
 async def fill(
-    client: Client, files: FilesVolume, image: str, found: Sequence[Item], *, security: dict[str, Any] | None = None
+    client: Client,
+    files: FilesVolume,
+    image: str,
+    found: Iterable[tuple[Item, Sequence[Piece]]],
+    *,
+    security: dict[str, Any] | None = None,
 ) -> int:
     """Bring to the files volume what it lacks of these trees, by a pod that is there only meanwhile; bytes sent.
 
     Args:
+        found: the trees, each with the pieces of its archive.
         image, security: as for `open_store`.
 
     Raises:
@@ -173,8 +181,8 @@ async def fill(
     """
     sent: list[int] = []
     async with open_store(client, files, image, on_sent=sent.append, security=security) as store:
-        for item in found:
-            await store.put(item)
+        for item, known in found:
+            await store.put(item, known)
     return sum(sent)
 
 

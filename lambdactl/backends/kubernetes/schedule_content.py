@@ -17,7 +17,7 @@ from lambdactl.run.content import RunContent
 from lambdactl.run.repos import Checkout
 from lambdactl.run.tree import Blob, Span
 
-from .archive import LOST, PIECE, Archived, Item, Piece, digest, items
+from .archive import LOST, PIECE, Archived, Item, Piece, digest, items, pieces
 from .packing import Parts, pack, too_much, unpack
 from .payload import BASE
 
@@ -37,13 +37,17 @@ class Brought:
     Attributes:
         about: what is to be known of each tree; JSON.
         parts: what Secrets carry.
-        trees: the trees' names in the files volume, where that has them.
+        stored: the trees that the files volume has, where there is one, each with the pieces of its archive.
     """
 
-    found: tuple[Item, ...]
     about: tuple[Mapping[str, Any], ...]
     parts: Parts
-    trees: tuple[str, ...]
+    stored: tuple[tuple[Item, tuple[Piece, ...]], ...]
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """The trees' names in the files volume, where that has them."""
+        return tuple(one["tree"] for one in self.about if one["tree"])
 
 
 def bring(content: RunContent, task: TaskSpec, target: Target) -> Brought:
@@ -58,19 +62,19 @@ def bring(content: RunContent, task: TaskSpec, target: Target) -> Brought:
         content = RunContent(content.files)
     found = tuple(items(content))
     volume = target.files_volume is not None
-    trees = tuple(map(digest, found)) if volume else ()
+    stored = tuple((item, pieces(item)) for item in found) if volume else ()
     if (parts := () if volume else pack(found)) is None:
         raise too_much(task, "files" if task.files else "repos", found)
     about = []
     for index, item in enumerate(found):
         one: dict[str, Any] = {
             "kind": item.kind, "path": item.path, "files": item.tree.files, "size": item.tree.size,
-            "tree": trees[index] if volume else None,
+            "tree": digest(stored[index][1]) if volume else None,
         }  # fmt: skip
         if item.kind == "repo":
             one |= {name: getattr(content.repo, name) for name in _OF_REPO}
         about.append(one)
-    return Brought(found, tuple(about), parts, trees)
+    return Brought(tuple(about), parts, stored)
 
 
 def taken(about: list[Mapping[str, Any]], folder: Path, scratch: Path, store: Path = STORE) -> RunContent:
@@ -99,29 +103,29 @@ def taken(about: list[Mapping[str, Any]], folder: Path, scratch: Path, store: Pa
 def _in_volume(one: Mapping[str, Any], store: Path) -> Archived:
     """A tree by the list of its pieces; the pieces are read only where a rank cannot take them itself."""
     try:
-        listed = (store / one["tree"]).read_bytes()
+        lines = (store / one["tree"]).read_bytes()
     except OSError:
-        listed = b""
+        lines = b""
     # Anybody who may run pods in the namespace can write the volume.
-    if hashlib.sha256(listed).hexdigest() != one["tree"]:
+    if hashlib.sha256(lines).hexdigest() != one["tree"]:
         raise LambdactlError(LOST)
-    pieces = [Piece(name, int(size), sha256) for name, size, sha256 in map(str.split, listed.decode().splitlines())]
+    found = [Piece(name, int(size), sha256) for name, size, sha256 in map(str.split, lines.decode().splitlines())]
     blobs = {piece.sha256: Blob(piece.sha256, piece.size, (Span(str(store / piece.sha256), 0, piece.size),))
-             for piece in pieces}  # fmt: skip
-    return Archived(one["tree"], blobs, one["files"], one["size"], one["kind"], tuple(pieces))
+             for piece in found}  # fmt: skip
+    return Archived(one["tree"], blobs, one["files"], one["size"], one["kind"], tuple(found))
 
 
 def _in_secrets(one: Mapping[str, Any], folder: Path, scratch: Path, index: int) -> Archived:
     scratch.mkdir(parents=True, exist_ok=True)
-    place, pieces = scratch / f"{index}.tar", list[Piece]()
+    place, found = scratch / f"{index}.tar", list[Piece]()
     blobs: dict[str, Blob] = {}
     with place.open("wb") as file:
         for number, data in enumerate(_cut(unpack(folder, index))):
             piece = Piece.of(f"{number:08}", data)
             blobs[piece.sha256] = Blob(piece.sha256, piece.size, (Span(str(place), file.tell(), piece.size),))
-            pieces.append(piece)
+            found.append(piece)
             file.write(data)
-    return Archived(place.name, blobs, one["files"], one["size"], one["kind"], tuple(pieces))
+    return Archived(place.name, blobs, one["files"], one["size"], one["kind"], tuple(found))
 
 
 def _cut(found: Iterator[bytes]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from lambdactl.run.content import RunContent
 from lambdactl.spec import ServiceSpec, line_in
 
 from . import filesvolume
-from .archive import digest, items
+from .archive import Piece, digest, items, pieces
 from .filestore import fill
 from .packing import Object, Parts, pack, secret, too_much
 from .payload import BASE, numbered_user
@@ -31,12 +31,17 @@ class Contents:
 
     Attributes:
         parts: what Secrets carry; None: it is too much for them.
-        trees: the trees' names in the files volume; only where Secrets do not do.
+        pieces: those of each tree's archive; only where Secrets do not do.
     """
 
     content: RunContent
     parts: Parts | None
-    trees: tuple[str, ...] = ()
+    pieces: tuple[tuple[Piece, ...], ...] = ()
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """The trees' names in the files volume; only where Secrets do not do."""
+        return tuple(map(digest, self.pieces))
 
     @property
     def identity(self) -> list[str]:
@@ -51,7 +56,7 @@ def prepare(content: RunContent) -> Contents | None:
     found = items(content)
     if (parts := pack(found)) is not None:
         return Contents(content, parts)
-    return Contents(content, None, tuple(map(digest, found)))
+    return Contents(content, None, tuple(map(pieces, found)))
 
 
 def refuse_contents(service: ServiceSpec, contents: Contents | None, target: Target) -> None:
@@ -111,4 +116,5 @@ async def bring(client: Client, service: KubeService) -> int | None:
     if contents is None or contents.parts is not None or run.files_volume is None:
         return None
     image = run.image if run.task.registry_auth is None else client.target.image or run.image
-    return await fill(client, run.files_volume, image, items(contents.content), security=numbered_user(run))
+    found = zip(items(contents.content), contents.pieces, strict=True)
+    return await fill(client, run.files_volume, image, found, security=numbered_user(run))
