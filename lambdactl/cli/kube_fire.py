@@ -51,7 +51,7 @@ def run(folder: Path, index: int) -> int:
 
 
 def _effective(task: TaskSpec, options: Mapping[str, Any]) -> TaskSpec:
-    return effective(task, Options(**{name: options[name] for name in options if name != "keep"}))  # type: ignore[no-any-return]
+    return effective(task, Options(**{name: options[name] for name in options if name != "keep"}))  # type: ignore[no-any-return]  # `effective` gives back the kind of spec that it got
 
 
 async def _start(fired: Fired, folder: Path) -> int:

@@ -140,7 +140,7 @@ def registry_answers(url: str = "https://registry-1.docker.io/v2/", timeout: flo
     if mirrors.isdigit() and int(mirrors) > 0:
         return True
     try:
-        with urllib.request.urlopen(url, timeout=timeout):  # noqa: S310  the URL is ours
+        with urllib.request.urlopen(url, timeout=timeout):  # noqa: S310 (the URL is ours)
             return True
     except urllib.error.HTTPError:
         return True  # 401: it wants a token, so it is there

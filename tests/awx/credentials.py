@@ -76,9 +76,9 @@ def _render(injectors: dict[str, Any], values: dict[str, str], write: Any, *, st
     for label, template in injectors.get("file", {}).items():
         path = write(label, sandbox.from_string(template).render(**namespace))
         if "." not in label:
-            tower.filename = path  # type: ignore[attr-defined]
+            tower.filename = path  # type: ignore[attr-defined]  # an attribute of AWX's own namespace
             continue
         if not hasattr(tower, "filename"):
-            tower.filename = _Namespace()  # type: ignore[attr-defined]
-        setattr(tower.filename, label.split(".")[1], path)  # type: ignore[attr-defined]
+            tower.filename = _Namespace()  # type: ignore[attr-defined]  # an attribute of AWX's own namespace
+        setattr(tower.filename, label.split(".")[1], path)  # type: ignore[attr-defined]  # an attribute of AWX's own namespace
     return {name: sandbox.from_string(text).render(**namespace) for name, text in injectors.get("env", {}).items()}

@@ -67,7 +67,7 @@ def _drain(stream: IO[bytes]) -> Mapping[str, float]:
     """Read to the end; bytes, lines, and the seconds between the first byte and the last."""
     total = lines = 0
     first = last = 0.0
-    while chunk := stream.read1(1 << 20):  # type: ignore[attr-defined]
+    while chunk := stream.read1(1 << 20):  # type: ignore[attr-defined]  # a pipe's buffered reader has it
         last = time.perf_counter()
         first = first or last
         total += len(chunk)
@@ -120,7 +120,7 @@ def _delays(stream: IO[bytes]) -> Mapping[str, float]:
     """
     found: list[float] = []
     rest, begun = b"", 0.0
-    while chunk := stream.read1(1 << 20):  # type: ignore[attr-defined]
+    while chunk := stream.read1(1 << 20):  # type: ignore[attr-defined]  # a pipe's buffered reader has it
         now = time.time()
         begun = begun or now
         *lines, rest = (rest + chunk).split(b"\n")

@@ -148,7 +148,7 @@ def test_a_log_of_1_gb(lab: Lab) -> None:
     process = lab.cli.start("attach", "big", "--fleet", lab.sandbox.fleet_file, "--log-dir", copies)
     assert process.stdout is not None
     screen, total, peak = hashlib.sha256(), 0, 0
-    while chunk := process.stdout.buffer.read1(1 << 20):  # type: ignore[attr-defined]
+    while chunk := process.stdout.buffer.read1(1 << 20):  # type: ignore[attr-defined]  # a pipe's buffered reader has it
         screen.update(chunk)
         total += len(chunk)
         peak = max(peak, peak_memory(process.pid))

@@ -224,7 +224,7 @@ def test_wrong_divisions_and_taken_names_are_refused(bed: Bed) -> None:
         reserve(node, 1, of=4 * CPUS + 1)
     for count, of in ((0, 2), (3, 2), (True, 2), (1, 10**6), (1, None)):
         with pytest.raises(Refused) as refused:
-            reserve(node, count, of=of)  # type: ignore[arg-type]
+            reserve(node, count, of=of)  # type: ignore[arg-type]  # wrong kinds are among them, on purpose
         assert refused.value.code == "bad-request"
     reserve(node, 1, name="twin")
     with pytest.raises(Refused, match="a run named twin of me is on this node since") as taken:

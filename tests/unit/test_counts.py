@@ -140,7 +140,7 @@ class Counting:
         for name, (command, data) in plan_commands(commands, options.get("names"), everyone, b"").items():
             self.bytes[name] += len(command.encode()) + len(data)
             self.calls[name] += 1
-        return await self._transport.fan_out(commands, **options)  # type: ignore[no-any-return]
+        return await self._transport.fan_out(commands, **options)  # type: ignore[no-any-return]  # a stand-in for a transport that counts, with options of any kind
 
 
 @pytest.mark.parametrize("look", ["fleet", "run"])
@@ -154,11 +154,11 @@ def test_a_look_uploads_at_most_one_kilobyte_a_node(
         async with open_transport(fleet) as transport:
             counting = Counting(transport)
             if look == "fleet":
-                seen = await provision.survey(fleet, counting)  # type: ignore[arg-type]
+                seen = await provision.survey(fleet, counting)  # type: ignore[arg-type]  # a stand-in for a transport that counts, with options of any kind
                 assert not seen.problems
                 assert not seen.changed
             else:
-                assert not (await run_survey.survey(counting, fleet)).problems  # type: ignore[arg-type]
+                assert not (await run_survey.survey(counting, fleet)).problems  # type: ignore[arg-type]  # a stand-in for a transport that counts, with options of any kind
             return counting
 
     counting = asyncio.run(body(fleet))
@@ -179,7 +179,7 @@ def test_a_node_with_another_runner_costs_one_more_session(monkeypatch: pytest.M
         async def body() -> Counting:
             async with open_transport(fleet) as transport:
                 counting = Counting(transport)
-                seen = await provision.survey(fleet, counting)  # type: ignore[arg-type]
+                seen = await provision.survey(fleet, counting)  # type: ignore[arg-type]  # a stand-in for a transport that counts, with options of any kind
                 assert list(seen.changed) == [own.addresses[1]]
                 return counting
 

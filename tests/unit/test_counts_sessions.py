@@ -163,6 +163,6 @@ def test_a_node_that_gives_no_answer_has_a_reason(rc: int, stderr: bytes, code: 
         async def fan_out(self, commands: Any, **_: Any) -> dict[str, Completed]:
             return {name: Completed(name, rc, b"", stderr) for name in commands}
 
-    answers = asyncio.run(call_all(Refusing(), {"n": {"op": "status"}}))  # type: ignore[arg-type]
+    answers = asyncio.run(call_all(Refusing(), {"n": {"op": "status"}}))  # type: ignore[arg-type]  # a stand-in with what is asked of it
     assert isinstance(answers["n"], Problem)
     assert answers["n"].code == code

@@ -76,7 +76,7 @@ ssh_config: {user: ubuntu, network: 10.19.0.0/20, hosts: [a, b]}
 
 
 def test_a_plan_carries_each_nodes_own_defaults(tmp_path: Path) -> None:
-    fleet = Fleet.from_spec(loads(FLEET, filename="two.dstack.yml"), path=None)  # type: ignore[arg-type]
+    fleet = Fleet.from_spec(loads(FLEET, filename="two.dstack.yml"), path=None)  # type: ignore[arg-type]  # the file is an SSH fleet's
     views = {
         "a": NodeView("a", facts=facts(ONE_CLICK)),
         "b": NodeView("b", facts=facts([port("mlx5_7")], "10.19.0.2")),

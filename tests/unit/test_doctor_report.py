@@ -64,14 +64,14 @@ def test_exit_codes() -> None:
 def test_the_table() -> None:
     console = Console(file=io.StringIO(), width=118, force_terminal=True, color_system=None)
     show(report(SICK, unreached=("worker-4",)), show_all=False, to=console)
-    shown = "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+    shown = "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]  # this console writes into a StringIO
     assert shown == (DATA / "golden" / "table.txt").read_text()
 
 
 def test_all_also_shows_passes() -> None:
     console = Console(file=io.StringIO(), width=118, color_system=None)
     show(report({"a": None, "b": None}), show_all=True, to=console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # this console writes into a StringIO
     assert all(f" {name} " in shown for name in checks())
     assert "FAIL" not in shown
 
@@ -114,7 +114,7 @@ def test_control_characters_of_a_node_reach_neither_xml_nor_terminal(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.xml"]
     console = Console(file=io.StringIO(), width=118, force_terminal=True, color_system=None)
     show(found, show_all=True, to=console)
-    assert "\x1b[2J" not in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b[2J" not in console.file.getvalue()  # type: ignore[attr-defined]  # this console writes into a StringIO
 
 
 def test_lines_for_ansible_name_host_cause_and_remedy() -> None:

@@ -31,7 +31,7 @@ def nccl(*arguments: str, data: str | bytes = b"") -> subprocess.CompletedProces
 
 
 def pair(busbw: float, **more: object) -> str:
-    return output({GIB: busbw * 0.97, 2 * GIB: busbw}, **more)  # type: ignore[arg-type]
+    return output({GIB: busbw * 0.97, 2 * GIB: busbw}, **more)  # type: ignore[arg-type]  # flags of any kind, by name
 
 
 @pytest.mark.parametrize("name", ["parse", "verdict", "explain"])

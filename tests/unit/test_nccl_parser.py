@@ -96,7 +96,7 @@ def test_reference_sample_table() -> None:
 
 @pytest.mark.parametrize("flags", [{}, {"stamp": True}, {"iterations": True}, {"iterations": True, "stamp": True}])
 def test_column_flags(flags: dict[str, bool]) -> None:
-    result = parse(samples.output(**flags))  # type: ignore[arg-type]
+    result = parse(samples.output(**flags))  # type: ignore[arg-type]  # flags of any kind, by name
     rows = list(result.rows())
     assert [row.size for row in rows] == [1 << 20, 256 << 20, GIB, 2 * GIB]
     assert stats.peak(rows) == stats.Peak(702.0, 2 * GIB, in_place=False)

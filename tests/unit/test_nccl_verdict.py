@@ -9,7 +9,7 @@ import pytest
 
 from lambdactl.errors import SpecError
 from lambdactl.nccl import bounds, stats
-from lambdactl.nccl.baselines import baselines, neighbours
+from lambdactl.nccl.baselines import Baseline, baselines, neighbours
 from lambdactl.nccl.hardware import Hardware, gpu_model
 from lambdactl.nccl.parser import parse
 from lambdactl.nccl.verdict import Status, judge, verdict
@@ -20,7 +20,7 @@ PAIR = Hardware("B200", 8, 2, 8, 400)
 
 
 def b200(busbw: float, **more: object) -> str:
-    return output({GIB: busbw * 0.97, 2 * GIB: busbw}, **more)  # type: ignore[arg-type]
+    return output({GIB: busbw * 0.97, 2 * GIB: busbw}, **more)  # type: ignore[arg-type]  # a row of any kind, by name
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_every_baseline_is_complete() -> None:
 
 
 @pytest.mark.parametrize("row", [r for r in baselines() if r.expect != "none"], ids=lambda row: row.text[:60])
-def test_rule_against_every_published_result(row) -> None:  # type: ignore[no-untyped-def]
+def test_rule_against_every_published_result(row: Baseline) -> None:
     """No published healthy result fails, and those known to be slow warn."""
     hardware = Hardware(row.gpu, row.gpus_per_node, row.nodes, row.nics, row.nic_gbps, row.algorithm)
     model = gpu_model(row.gpu)

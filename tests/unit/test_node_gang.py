@@ -268,7 +268,7 @@ class Links:
             return
 
         return coordinator.Coordinator(
-            self,  # type: ignore[arg-type]
+            self,  # type: ignore[arg-type]  # a stand-in with what is asked of it
             job,
             on_start=lambda: self.opened.append(0),
             on_stop=ignore,

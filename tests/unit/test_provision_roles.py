@@ -184,7 +184,7 @@ class Nodes:
 
 def look(fleet: Fleet, answers: Mapping[str, Any]) -> tuple[Any, Nodes]:
     nodes = Nodes(answers)
-    return asyncio.run(survey(fleet, nodes)), nodes  # type: ignore[arg-type]
+    return asyncio.run(survey(fleet, nodes)), nodes  # type: ignore[arg-type]  # a stand-in with what is asked of it
 
 
 class TestSurvey:

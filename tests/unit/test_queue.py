@@ -190,7 +190,7 @@ class Person:
 
     async def tickets(self) -> list[str]:
         answers = await call_all(self.transport, same(self.hosts, op="status", run=None))
-        return [t["run_name"] for answer in answers.values() for t in answer.get("queue", ())]  # type: ignore[union-attr]
+        return [t["run_name"] for answer in answers.values() for t in answer.get("queue", ())]  # type: ignore[union-attr]  # it is there, or the test fails here
 
 
 def on(bed: GangBed, body: Any) -> Any:
@@ -214,7 +214,7 @@ def test_a_waiting_gang_gets_its_nodes_before_a_later_small_run(bed: GangBed) ->
         with pytest.raises(CapacityError, match="the node is kept for run gang"):
             await me.start(me.launch(task("true"), "small", waits=False))
         behind = asyncio.ensure_future(me.start(me.launch(task("true"), "behind")))
-        assert (await me.until("behind", "queued")).queue["place"] == 2  # type: ignore[index]
+        assert (await me.until("behind", "queued")).queue["place"] == 2  # type: ignore[index]  # it is there, or the test fails here
         await stop_run(me.transport, blocker.run_id, me.hosts, abort=True)
         plan = await gang
         assert [node.name for node in plan.nodes] == list(bed.addresses)

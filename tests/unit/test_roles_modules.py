@@ -138,7 +138,7 @@ Conf gcc-12 (12.2.0-14 Debian:12.15 [amd64])
 
 def test_a_simulation_tells_new_from_upgraded_from_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Module:
-        params = {"lock_timeout": 1}  # noqa: RUF012
+        params = {"lock_timeout": 1}  # noqa: RUF012 (a stand-in for AnsibleModule, used once)
 
         def run_command(self, *_: Any, **__: Any) -> tuple[int, str, str]:
             return 0, SIMULATED, ""

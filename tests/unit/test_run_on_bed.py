@@ -44,7 +44,7 @@ class End:
 
 async def plan_for(transport: Transport, wanted: spec.TaskSpec, **overrides: object) -> RunPlan:
     seen = await survey(transport, transport.fleet)
-    return make_plan(wanted, transport.fleet, seen.views, Overrides(node_timeout=20, **overrides))  # type: ignore[arg-type]
+    return make_plan(wanted, transport.fleet, seen.views, Overrides(node_timeout=20, **overrides))  # type: ignore[arg-type]  # fields of any kind, by name
 
 
 async def start(transport: Transport, plan: RunPlan) -> None:

@@ -134,7 +134,7 @@ def test_the_command_line_refuses(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--ready-timeout must be"):
         apply.run(str(file), apply.Options(yes=True, ready_timeout="off"))
     with pytest.raises(SpecError, match="ingress nope is not a host of fl; it has"):
-        choose_place("nope", fleet(), None, {}, None)  # type: ignore[arg-type]
+        choose_place("nope", fleet(), None, {}, None)  # type: ignore[arg-type]  # nothing of these is looked at before the refusal
     with pytest.raises(SpecError, match="needs a 'name'"):
         make_service_plan(parsed(text=BASE.replace("name: web\n", "")), fleet(), views(), ingress="10.0.0.1")
 

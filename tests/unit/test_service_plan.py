@@ -276,7 +276,7 @@ def test_a_broken_replica_is_restarted_with_the_reason() -> None:
     world.tick(times=3)
     run = next(iter(world.runs))
     world.plan.health(run, False, "GET / answered 500", world.now)
-    assert world.plan.find(run).phase == "stopping"  # type: ignore[union-attr]
+    assert world.plan.find(run).phase == "stopping"  # type: ignore[union-attr]  # it is there, or the test fails here
     world.end(run, "stopped")
     assert "GET / answered 500" in world.plan.failures[0].reason
     world.tick(times=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -324,9 +325,9 @@ def test_options() -> None:
         (lambda: spec.json_schema("volume"), "there is no schema for 'volume'; allowed: fleet, task,"),
     ],
 )
-def test_option_errors(call: object, message: str) -> None:
+def test_option_errors(call: Callable[[], object], message: str) -> None:
     with pytest.raises(SpecError) as caught:
-        call()  # type: ignore[operator]
+        call()
     assert str(caught.value).startswith(message)
     assert "secret" not in str(caught.value)
 
@@ -393,7 +394,7 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> 
 def test_any_option(text: str) -> None:
     for parse in (spec.parse_gpu, spec.parse_range, spec.parse_memory, spec.parse_size, spec.parse_duration):
         with contextlib.suppress(SpecError):
-            parse(text)  # type: ignore[operator]
+            parse(text)  # type: ignore[operator]  # a table of functions of several kinds
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from(["both", "min", "max", "exact"]))

@@ -60,7 +60,7 @@ def use(fleet: Fleet, kind: str, work: Callable[[Transport], Awaitable[Any]], **
     """Open a transport, work with it, close it, and see that no process of it is left."""
 
     async def go() -> Any:
-        async with open_transport(fleet, kind=kind, **options) as transport:  # type: ignore[arg-type]
+        async with open_transport(fleet, kind=kind, **options) as transport:  # type: ignore[arg-type]  # options of any kind, by name
             return await work(transport)
 
     before = set(descendants(os.getpid()))

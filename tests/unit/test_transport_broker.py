@@ -1,6 +1,6 @@
 """The broker: another process runs commands over this one's connections."""
 
-# ruff: noqa: ASYNC240
+# ruff: noqa: ASYNC240 (a test may look at a file between two awaits)
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def test_the_same_results_as_the_transport_itself(bed: Bed, path: Path) -> None:
             assert (list(results), sorted(seen)) == ([host.name for host in fleet.hosts], sorted(results))
             assert await client.run(one, "cat; exit 1", input=big) == Completed(one, 1, big, b"")
             mixed: Any = {two: ("cat", b"x"), one: "cat"}
-            assert [item.stdout for item in (await client.fan_out(mixed, input=b"y")).values()] == [b"x", b"y"]  # type: ignore[union-attr]
+            assert [item.stdout for item in (await client.fan_out(mixed, input=b"y")).values()] == [b"x", b"y"]  # type: ignore[union-attr]  # it is there, or the test fails here
             late = await client.run(one, "sleep 60", timeout=0.2)
             assert late == await transport.run(one, "sleep 60", timeout=0.2)
             many = await asyncio.gather(*(client.run(one, f"echo {n}") for n in range(30)))
-            assert [item.stdout for item in many] == [b"%d\n" % n for n in range(30)]  # type: ignore[union-attr]
+            assert [item.stdout for item in many] == [b"%d\n" % n for n in range(30)]  # type: ignore[union-attr]  # it is there, or the test fails here
 
     run_sync(go())
 

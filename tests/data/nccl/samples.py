@@ -136,7 +136,7 @@ CPU_BENCHMARK = """\
 # Avg bus bandwidth    : 1.1075 
 #
 # Collective test concluded: all_reduce_cpu
-"""  # noqa: W291, E501
+"""  # noqa: W291, E501 (as the program has printed it)
 
 
 def report(rows: list[dict[str, object]] | None = None, **more: object) -> dict[str, object]:

@@ -41,7 +41,7 @@ def kube_run(text: str = "", *, keys: bool | None = None, **changes: object) -> 
         "owner": "ada@laptop", "fleet": "lambda-fleet", "submitted_at": 1_700_000_000.0,
         "login": make_key("login") if wants else None, "host": make_key("host") if wants else None,
     }  # fmt: skip
-    return KubeRun(**(values | changes))  # type: ignore[arg-type]
+    return KubeRun(**(values | changes))  # type: ignore[arg-type]  # fields of any kind, by name
 
 
 class Pod:

@@ -56,7 +56,7 @@ def follow(
         async with open_client(target) as client:
             await submit(client, run)
             async with open_session(client, run.run_id, run.run_name) as session:
-                output = LogOutput(list(range(run.nodes)), stream=told.stream)  # type: ignore[arg-type]
+                output = LogOutput(list(range(run.nodes)), stream=told.stream)  # type: ignore[arg-type]  # a stand-in with what is asked of it
                 starter = Starter(session, wait=wait, notify=told.notes.append)
                 ranks = list(range(run.nodes))
                 follower = KubeFollower(
@@ -408,10 +408,10 @@ def test_garbage_that_a_controller_has_left(cluster: FakeCluster, target: Target
             await submit(client, a_run("name: alive\ncommands: [x]"))
             fleet = SimpleNamespace(targets=(target,), name="f")
             now = time.time()
-            assert (await strays.strays(fleet, older_than=3600.0, now=now)).objects == []  # type: ignore[arg-type]
-            seen = await strays.strays(fleet, older_than=3600.0, now=now + 7300)  # type: ignore[arg-type]
+            assert (await strays.strays(fleet, older_than=3600.0, now=now)).objects == []  # type: ignore[arg-type]  # a stand-in with what is asked of it
+            seen = await strays.strays(fleet, older_than=3600.0, now=now + 7300)  # type: ignore[arg-type]  # a stand-in with what is asked of it
             assert seen.active == ["alive"]
-            await strays.remove(fleet, seen)  # type: ignore[arg-type]
+            await strays.remove(fleet, seen)  # type: ignore[arg-type]  # a stand-in with what is asked of it
             await start.take_back(client, "alive")
             return [f"{stray.title} {stray.why}" for stray in seen.objects]
 

@@ -34,7 +34,7 @@ def start() -> Iterator[Callable[..., Pod]]:
     pods: list[Pod] = []
 
     def make(*arguments: object, **options: object) -> Pod:
-        pods.append(Pod(*arguments, **options))  # type: ignore[arg-type]
+        pods.append(Pod(*arguments, **options))  # type: ignore[arg-type]  # options of any kind, by name
         return pods[-1]
 
     yield make

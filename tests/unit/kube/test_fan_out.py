@@ -79,7 +79,7 @@ class Gang:
         seen: list[int] = []
         done = asyncio.run(
             delivery.deliver(
-                self, list(self.pods), self.content, "tiny:1", files=files, notify=self.notes.append,  # type: ignore[arg-type]
+                self, list(self.pods), self.content, "tiny:1", files=files, notify=self.notes.append,  # type: ignore[arg-type]  # a stand-in with what is asked of it
                 on_progress=lambda told: seen.append(told.sent + told.passed_on),
             )
         )  # fmt: skip

@@ -39,7 +39,7 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Pod]]]:
     def start(text: str, **options: object) -> list[Pod]:
         run = kube_run(text, keys=False)
         ips = IPS[: run.nodes]
-        new = [Pod(run, rank, ip, shell=request.param, **options) for rank, ip in enumerate(ips)]  # type: ignore[arg-type]
+        new = [Pod(run, rank, ip, shell=request.param, **options) for rank, ip in enumerate(ips)]  # type: ignore[arg-type]  # options of any kind, by name
         made.extend(new)
         for pod in new:
             pod.go(ips)

@@ -194,12 +194,12 @@ def test_it_is_seen_stopped_and_cleared_as_one_run(machines: FakeCluster, tmp_pa
         status = view.status()
         assert status is not None
         assert (status.state, [rank["state"] for rank in status.ranks]) == ("running", ["done", "running", "running"])
-        assert (await find_rank(client, "unlike", 2)).pod.endswith(view.pods[2]["metadata"]["name"])  # type: ignore[union-attr]
+        assert (await find_rank(client, "unlike", 2)).pod.endswith(view.pods[2]["metadata"]["name"])  # type: ignore[union-attr]  # it is there, or the test fails here
         with pytest.raises(CapacityError, match=r"a run named unlike of .* is active"):
             await submit(client, await planned(client.target, task(("a", "b", "c"))))
         found = await strays(fleet_of(client.target))
         assert (found.active, found.objects) == (["unlike"], [])
-        await stop(client, "unlike", session.view.job["metadata"]["uid"])  # type: ignore[index]
+        await stop(client, "unlike", session.view.job["metadata"]["uid"])  # type: ignore[index]  # it is there, or the test fails here
 
     outcome = perform(machines, tmp_path, task(("true", "sleep infinity", "sleep infinity")), meanwhile)
     assert outcome.status is not None

@@ -157,7 +157,7 @@ def test_a_killed_proxy_comes_back_and_attach_goes_on(bed: Bed) -> None:
 
 def kill(bed: Bed, pod: Any) -> None:
     """End the first process of a pod, and with it the others."""
-    container = bed.cluster.kubelet.pods[pod["metadata"]["uid"]].containers["main"]  # type: ignore[attr-defined]
+    container = bed.cluster.kubelet.pods[pod["metadata"]["uid"]].containers["main"]  # type: ignore[attr-defined]  # the fake's kubelet that runs processes
     bed.cluster.call(lambda: container.kill(signal.SIGKILL))
 
 

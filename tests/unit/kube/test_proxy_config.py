@@ -241,7 +241,7 @@ def test_a_proxy_that_nobody_needs_is_left_over(
 ) -> None:
     monkeypatch.setenv("LAMBDACTL_KUBECONFIG", str(tmp_path / "kubeconfig"))
     cluster.put(proxy_objects.deployment("any"))
-    fleet = KubeFleet.from_spec(spec.loads(FLEET, kind="fleet"), path=None)  # type: ignore[arg-type]
+    fleet = KubeFleet.from_spec(spec.loads(FLEET, kind="fleet"), path=None)  # type: ignore[arg-type]  # the file is a backend fleet's
 
     def titles() -> list[str]:
         return [stray.title for stray in asyncio.run(strays(fleet)).objects]

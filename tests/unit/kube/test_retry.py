@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,12 +70,12 @@ def test_stop_between_two_attempts(desk: Desk) -> None:
         if "attempt 3 of" in line and "the next one is in 60 s" in line:
             break
     deadline = time.monotonic() + 60
-    said: dict[str, object] = {}
+    said: dict[str, Any] = {}
     while "attempt 4 begins at" not in str(said.get("message")):
         assert time.monotonic() < deadline, said
         said = json.loads(desk.run("run", "get", name, "--json").stdout)
     assert said["attempt"] == 3
-    assert len(said["attempts"]) == 2  # type: ignore[arg-type]
+    assert len(said["attempts"]) == 2
     assert "is not tried again" in desk.run("stop", name, "-y").stderr
     _, rest = following.communicate(timeout=60)
     assert following.returncode == 130

@@ -66,7 +66,7 @@ async def follow(
         await submit(client, run)
         async with open_session(client, run.run_id, run.run_name) as session:
             ranks = list(range(run.nodes))
-            output = LogOutput(ranks, stream=outcome.stream)  # type: ignore[arg-type]
+            output = LogOutput(ranks, stream=outcome.stream)  # type: ignore[arg-type]  # a stand-in with what is asked of it
             starter = Starter(session, notify=outcome.notes.append)
             follower = KubeFollower(
                 session, output, show=ranks, notify=outcome.notes.append, starter=starter, tidy=True

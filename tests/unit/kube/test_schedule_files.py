@@ -244,7 +244,7 @@ def test_a_branch_moves_and_a_hash_does_not(repository: Path, tmp_path: Path, mo
         """The commit that a pod gets; each pod has a cache of its own."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{next(number)}"))
         task = loads(f"type: task\ncommands: [x]\nrepos: [{{url: {url}{entry}}}]", kind="task")
-        content = content_of(SimpleNamespace(task=task), tmp_path, tmp_path)  # type: ignore[arg-type]
+        content = content_of(SimpleNamespace(task=task), tmp_path, tmp_path)  # type: ignore[arg-type]  # a stand-in with what is asked of it
         assert content.repo is not None
         return content.repo.commit
 
@@ -287,7 +287,7 @@ def test_a_login_in_the_url_is_used_and_not_told(
         def fetched(login: str) -> RunContent:
             url = f"http://{login}127.0.0.1:{server.server_port}/"
             task = loads(f"type: task\ncommands: [x]\nrepos: [{{url: '{url}', branch: dev}}]", kind="task")
-            return content_of(SimpleNamespace(task=task), tmp_path, tmp_path)  # type: ignore[arg-type]
+            return content_of(SimpleNamespace(task=task), tmp_path, tmp_path)  # type: ignore[arg-type]  # a stand-in with what is asked of it
 
         try:
             found = fetched("ada:pw12@").repo

@@ -181,7 +181,7 @@ def git(folder: Path, *words: str) -> None:
 
 def kill(bed: Bed, pod: str) -> None:
     uid = bed.cluster.pod(pod).object["metadata"]["uid"]
-    bed.cluster.call(lambda: bed.cluster.kubelet.pods[uid].containers["main"].kill(9))  # type: ignore[attr-defined]
+    bed.cluster.call(lambda: bed.cluster.kubelet.pods[uid].containers["main"].kill(9))  # type: ignore[attr-defined]  # the fake's kubelet that runs processes
 
 
 @pytest.mark.skipif(usable() is not None, reason=str(usable()))

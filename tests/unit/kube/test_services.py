@@ -206,7 +206,7 @@ def freeze(bed: Bed, pod: str) -> None:
 def first_process(bed: Bed, pod: str) -> int:
     """The replica's first process, as this machine sees it."""
     uid = bed.cluster.pod(pod).object["metadata"]["uid"]
-    return int(bed.cluster.call(lambda: bed.cluster.kubelet.pods[uid].containers["main"].first()))  # type: ignore[attr-defined]
+    return int(bed.cluster.call(lambda: bed.cluster.kubelet.pods[uid].containers["main"].first()))  # type: ignore[attr-defined]  # the fake's kubelet that runs processes
 
 
 def restarts(bed: Bed, pod: str) -> int:
